@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The key cache: what the vault said, kept in secret memory, so that a read never waits for the network twice.
+ *
+ * Keyed by (backend object, path); a backend object is one (vault, identity), so what one identity fetched is never
+ * served to another. One fetch in flight per entry, however many wait. Every entry is asked for again before it is one
+ * refresh interval old (in the background, with jitter). When the vault cannot be asked, the old value is served up to
+ * max_stale after the last good answer, with back-off and jitter per path. Bounded in entries and bytes; the least
+ * recently used entry goes first. Folder listings are cached the same way.
+ *
+ * Thread rules: any thread. Callbacks run on the I/O loop's thread (or on the caller's, before the call returns, when
+ * the answer is there: see the return value).
+ */
+#ifndef CT_VAULT_CACHE_H
+#define CT_VAULT_CACHE_H
+
+#include "vault/backend.h"
+
+struct vault_cache;
+
+struct vault_cache_conf {
+	size_t max_entries; /* 0: 100,000 */
+	size_t max_bytes;   /* secret bytes, 0: 64 MiB or half of RLIMIT_MEMLOCK where that is less */
+	unsigned wait_ms;   /* how long the first access to an entry may wait, 0: 10000 */
+};
+
+int must_use vault_cache_new(struct io *io, const struct vault_cache_conf *conf, struct vault_cache **ret,
+			     struct err *e);
+/* No backend given to it may be closed before. Waiting callbacks get -ECANCELED. */
+void vault_cache_free(struct vault_cache *c);
+
+/*
+ * 1: *ret holds a reference, done is not called. 0: not there yet; done(arg, ...) will be called once, at the latest
+ * after wait_ms (-ETIMEDOUT). Negative: the answer is known to be that error (-ENOENT, -EACCES, or -ENOMEM), done is
+ * not called; errors are remembered for a moment (at most 1 s) so that a storm of readers asks the vault once.
+ */
+int must_use vault_cache_get(struct vault_cache *c, struct vault_backend *b, const char *path, struct vault_secret **ret,
+			     vault_get_fn *done, void *arg, struct err *e);
+
+/* As above. A listing is a shared, immutable object. `serial` changes whenever the listing does. */
+struct vault_listing {
+	struct vault_names names;
+	uint64_t serial;
+	/* private */
+	_Atomic unsigned refs;
+};
+typedef void vault_listing_fn(void *arg, int r, struct vault_listing *l /* borrowed */, const struct err *e);
+struct vault_listing *vault_listing_ref(struct vault_listing *l);
+void vault_listing_unref(struct vault_listing *l);
+int must_use vault_cache_list(struct vault_cache *c, struct vault_backend *b, const char *folder,
+			      struct vault_listing **ret, vault_listing_fn *done, void *arg, struct err *e);
+
+/* What is cached now, without asking or waiting: a reference or NULL. */
+struct vault_secret *vault_cache_peek(struct vault_cache *c, struct vault_backend *b, const char *path);
+
+/* Forgets every entry of a backend (before it is closed; its waiters get -ECANCELED). Waits for fetches in flight. */
+void vault_cache_drop(struct vault_cache *c, struct vault_backend *b);
+/* Asks again now for everything cached of a backend (all when NULL). */
+void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b);
+
+/*
+ * Called on the loop thread when a secret got a new version (r == 0) or went away (-ENOENT, -EACCES), or when it could
+ * not be refreshed (other r; once per change of state, for logs). One observer.
+ */
+typedef void vault_change_fn(void *arg, struct vault_backend *b, const char *path, int r, const struct err *e);
+void vault_cache_observe(struct vault_cache *c, vault_change_fn *fn, void *arg);
+
+struct vault_cache_stats {
+	size_t entries, bytes;
+	uint64_t hits, misses, fetches, fetch_errors, stale_served, evicted;
+	uint64_t oldest_ms; /* age of the oldest good answer */
+};
+void vault_cache_get_stats(struct vault_cache *c, struct vault_cache_stats *ret);
+
+#endif
