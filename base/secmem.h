@@ -39,7 +39,7 @@ enum secmem_kind {
 struct secmem_stats {
 	enum secmem_kind kind;
 	size_t mapped; /* bytes of secret memory mapped */
-	size_t used;   /* bytes handed out (in whole blocks) */
+	size_t used;   /* bytes handed out, in whole blocks, with what threads keep at hand */
 	size_t limit;  /* RLIMIT_MEMLOCK in bytes, SIZE_MAX when it does not bind */
 };
 
