@@ -173,13 +173,13 @@ struct json *vault_secret_to_json(const struct vault_secret *s)
 		return NULL;
 	for (size_t i = 0; i < s->n; i++) {
 		const struct vault_field *f = &s->field[i];
-		if (memchr(f->name, 0, f->name_len) || !utf8_valid(f->name, f->name_len)) {
-			errno = EILSEQ; /* a JSON key cannot be this name, and another name would be another field */
+		if (!utf8_valid(f->name, f->name_len)) {
+			errno = EILSEQ; /* no JSON key can be this name, and another name would be another field */
 			return NULL;
 		}
 		struct json *v = utf8_valid(f->value, f->len) ? json_of_bytes(f->value, f->len) :
 								json_of_binary(f->value, f->len);
-		if (json_set(obj, f->name, v) < 0) {
+		if (json_set_bytes(obj, f->name, f->name_len, v) < 0) {
 			errno = ENOMEM;
 			return NULL;
 		}
@@ -266,8 +266,7 @@ int vault_secret_from_json(const struct json *obj, uint64_t version, int64_t cre
 	made.n = n;
 	size_t i = 0;
 	for (const struct json *v = json_first(obj); v && i < n; v = json_next(v), i++) {
-		fields[i].name = json_name(v);
-		fields[i].name_len = strlen(fields[i].name);
+		fields[i].name = json_name_bytes(v, &fields[i].name_len);
 		int r = field_of_json(v, &fields[i], &made.p[i]);
 		if (r < 0)
 			return err_set(e, r, "no secret memory (raise the locked memory limit, ulimit -l)");
@@ -283,6 +282,8 @@ static const char *shown(const char *path, char out[84])
 		unsigned char c = (unsigned char)path[n];
 		out[n] = c < 0x20 || c == 0x7f ? '?' : path[n];
 	}
+	while (n && path[n] && ((unsigned char)path[n] & 0xc0) == 0x80)
+		n--; /* not in the middle of a character */
 	memcpy(out + n, path[n] ? "..." : "", path[n] ? 4 : 1);
 	return out;
 }
