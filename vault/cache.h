@@ -52,6 +52,7 @@ int must_use vault_cache_list(struct vault_cache *c, struct vault_backend *b, co
 
 /* What is cached now, without asking or waiting: a reference or NULL. */
 struct vault_secret *vault_cache_peek(struct vault_cache *c, struct vault_backend *b, const char *path);
+struct vault_listing *vault_cache_peek_list(struct vault_cache *c, struct vault_backend *b, const char *folder);
 
 /* Forgets every entry of a backend (before it is closed; its waiters get -ECANCELED). Waits for fetches in flight. */
 void vault_cache_drop(struct vault_cache *c, struct vault_backend *b);

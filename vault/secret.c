@@ -15,6 +15,7 @@
 
 struct vault_secret {
 	_Atomic unsigned refs;
+	uint64_t id;
 	uint64_t version;
 	int64_t created;
 	size_t n;
@@ -59,7 +60,8 @@ int vault_secret_new(const struct vault_field *fields, size_t n, uint64_t versio
 	cleanup_free struct vault_secret *s = malloc(size);
 	if (!s)
 		return err_set(e, ENOMEM, "no memory for a secret of %zu fields", n);
-	*s = (struct vault_secret){.refs = 1, .version = version, .created = created, .n = n, .bytes = size + values};
+	static _Atomic uint64_t ids;
+	*s = (struct vault_secret){.refs = 1, .id = atomic_fetch_add(&ids, 1) + 1, .version = version, .created = created, .n = n, .bytes = size + values};
 	if (n)
 		memcpy(s->field, fields, n * sizeof *fields);
 	qsort(s->field, n, sizeof *s->field, field_cmp);
@@ -92,6 +94,11 @@ int vault_secret_new(const struct vault_field *fields, size_t n, uint64_t versio
 	}
 	*ret = TAKE_PTR(s);
 	return 0;
+}
+
+uint64_t vault_secret_id(const struct vault_secret *s)
+{
+	return s->id;
 }
 
 struct vault_secret *vault_secret_ref(struct vault_secret *s)

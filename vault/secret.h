@@ -39,6 +39,8 @@ static inline __attribute__((unused)) void vault_secret_unrefp(struct vault_secr
 }
 #define cleanup_secret __attribute__((cleanup(vault_secret_unrefp)))
 
+/* Unlike any other object's, ever, in this process; never 0. Same id: nothing changed. */
+uint64_t vault_secret_id(const struct vault_secret *s);
 uint64_t vault_secret_version(const struct vault_secret *s); /* 1, 2, ... as the backend counts */
 int64_t vault_secret_created(const struct vault_secret *s);  /* seconds since 1970, 0 unknown */
 size_t vault_secret_count(const struct vault_secret *s);
