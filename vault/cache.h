@@ -26,13 +26,20 @@ struct vault_cache_conf {
 
 int must_use vault_cache_new(struct io *io, const struct vault_cache_conf *conf, struct vault_cache **ret,
 			     struct err *e);
-/* No backend given to it may be closed before. Waiting callbacks get -ECANCELED. */
+/* No backend given to it may be closed before. Waiting callbacks get -ECANCELED. Waits for fetches in flight: not from
+ * the loop, and before io_free. */
 void vault_cache_free(struct vault_cache *c);
 
 /*
  * 1: *ret holds a reference, done is not called. 0: not there yet; done(arg, ...) will be called once, at the latest
- * after wait_ms (-ETIMEDOUT). Negative: the answer is known to be that error (-ENOENT, -EACCES, or -ENOMEM), done is
- * not called; errors are remembered for a moment (at most 1 s) so that a storm of readers asks the vault once.
+ * after wait_ms (-ETIMEDOUT). Negative: the answer is known to be that error, done is not called: what the vault said
+ * (-ENOENT, -EACCES), why it could not be asked (vault/backend.h; -EAGAIN once an old value may not be served any
+ * more), -ENOMEM, -ENAMETOOLONG, -ECANCELED while the backend is dropped. Errors are remembered for a moment (at most
+ * 1 s) so that a storm of readers asks the vault once.
+ *
+ * The same pointer as before means the same secret: an answer with equal version and fields keeps the old object. A
+ * value that is there is answered at once, also while it is asked for again. max_stale_s below refresh_s (0: never
+ * serve stale) means that a value is served for one refresh interval.
  */
 int must_use vault_cache_get(struct vault_cache *c, struct vault_backend *b, const char *path, struct vault_secret **ret,
 			     vault_get_fn *done, void *arg, struct err *e);
@@ -54,14 +61,18 @@ int must_use vault_cache_list(struct vault_cache *c, struct vault_backend *b, co
 struct vault_secret *vault_cache_peek(struct vault_cache *c, struct vault_backend *b, const char *path);
 struct vault_listing *vault_cache_peek_list(struct vault_cache *c, struct vault_backend *b, const char *folder);
 
-/* Forgets every entry of a backend (before it is closed; its waiters get -ECANCELED). Waits for fetches in flight. */
+/* Forgets every entry of a backend (before it is closed; its waiters get -ECANCELED). Waits for fetches in flight:
+ * not from the loop. The backend may be used again afterwards. */
 void vault_cache_drop(struct vault_cache *c, struct vault_backend *b);
 /* Asks again now for everything cached of a backend (all when NULL). */
 void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b);
 
 /*
- * Called on the loop thread when a secret got a new version (r == 0) or went away (-ENOENT, -EACCES), or when it could
- * not be refreshed (other r; once per change of state, for logs). One observer.
+ * Called on the loop thread, after the waiters, when a secret got a new version (r == 0; also at its first fetch, so
+ * that a change during an eviction is not missed) or went away (-ENOENT, -EACCES), or when it could not be refreshed
+ * (other r; once per change of state, for logs: the vault's error while an old value is served, -EAGAIN when it became
+ * too old, -E2BIG when it is larger than the whole cache and therefore not kept). Versions are taken as the vault
+ * tells them, also when they go back. Listings too: their path is "" or ends in '/'. One observer; NULL: none.
  */
 typedef void vault_change_fn(void *arg, struct vault_backend *b, const char *path, int r, const struct err *e);
 void vault_cache_observe(struct vault_cache *c, vault_change_fn *fn, void *arg);
