@@ -214,9 +214,10 @@ static void made_free(struct made *m)
 static int binary_of_json(const struct json *v, uint8_t **ret, size_t *ret_len)
 {
 	const struct json *only = json_first(v);
-	if (json_count(v) != 1 || json_type(only) != JSON_STRING || strcmp(json_name(only), "base64") != 0)
+	size_t name_len, len, n;
+	const char *name = json_name_bytes(only, &name_len);
+	if (json_count(v) != 1 || json_type(only) != JSON_STRING || name_len != 6 || memcmp(name, "base64", 6) != 0)
 		return 0;
-	size_t len, n;
 	const char *text = json_bytes(only, &len), *end;
 	cleanup_sec uint8_t *p = sec_malloc(len / 4 * 3 + 3);
 	if (!p)
