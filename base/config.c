@@ -25,7 +25,7 @@ static void read_level(struct reader *r, const struct at *at, const struct json 
 
 	(void)k;
 	if (!s || log_parse_level(s, &level) < 0)
-		config_finding(r, yaml_line(r->doc, v), at, "must be error, warn, info or debug");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be error, warn, info or debug");
 	else
 		*(enum log_level *)out = level;
 }
@@ -37,7 +37,7 @@ static void read_format(struct reader *r, const struct at *at, const struct json
 
 	(void)k;
 	if (!s || log_parse_format(s, &format) < 0)
-		config_finding(r, yaml_line(r->doc, v), at, "must be text or json");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be text or json");
 	else
 		*(enum log_format *)out = format;
 }
@@ -75,7 +75,7 @@ static void read_secret_memory(struct reader *r, const struct at *at, const stru
 	else if (s && strcmp(s, "preferred") == 0)
 		*(enum secmem_mode *)out = SECMEM_PREFERRED;
 	else
-		config_finding(r, yaml_line(r->doc, v), at, "must be required or preferred");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be required or preferred");
 }
 
 static const struct key root_keys[] = {
@@ -114,7 +114,7 @@ static void reader_free(struct reader *r)
 
 static int read_text(struct reader *r, const char *name, const char *text, size_t len, struct err *e)
 {
-	cleanup_yaml struct yaml *doc = NULL;
+	cleanup_yamldoc struct yamldoc *doc = NULL;
 	int line = 1;
 
 	r->file = name;
@@ -130,16 +130,16 @@ static int read_text(struct reader *r, const char *name, const char *text, size_
 		config_finding(r, 1, NULL, "the file is larger than 1 MiB");
 	} else {
 		struct err why = ERR_INIT;
-		int n = yaml_parse(text, len, NESTING_MAX, &doc, &line, &why);
+		int n = yamldoc_parse(text, len, NESTING_MAX, &doc, &line, &why);
 		if (n == -ENOMEM)
 			return err_set(e, ENOMEM, "not enough memory to read %s", name);
 		if (n < 0)
 			config_finding(r, line, NULL, "%s", why.msg);
 	}
 	r->doc = doc;
-	if (doc && json_type(yaml_root(doc)) != JSON_NULL) { /* an empty file is all defaults */
-		(void)config_read_map(r, NULL, yaml_root(doc), root_keys, sizeof root_keys / sizeof *root_keys, r->c);
-		config_check_mounts(r, yaml_root(doc));
+	if (doc && json_type(yamldoc_root(doc)) != JSON_NULL) { /* an empty file is all defaults */
+		(void)config_read_map(r, NULL, yamldoc_root(doc), root_keys, sizeof root_keys / sizeof *root_keys, r->c);
+		config_check_mounts(r, yamldoc_root(doc));
 	}
 	r->doc = NULL;
 	if (r->no_memory)

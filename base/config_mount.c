@@ -74,7 +74,7 @@ static void check_renames(struct reader *r, const struct at *at, const struct js
 	qsort(to, n, sizeof *to, string_cmp);
 	for (size_t i = 1; i < n; i++)
 		if (strcmp(to[i], to[i - 1]) == 0)
-			config_finding(r, yaml_line(r->doc, map), at, "two fields would be called '%s'",
+			config_finding(r, yamldoc_line(r->doc, map), at, "two fields would be called '%s'",
 				       config_shown(to[i]).s);
 }
 
@@ -86,12 +86,12 @@ static void read_fields(struct reader *r, const struct at *at, const struct json
 	if (!config_want(r, at, map, JSON_OBJECT, "a map from a field's name in the vault to its file's name"))
 		return;
 	if (!json_first(map))
-		config_finding(r, yaml_line(r->doc, map), at, "is empty: leave the key out to show every field");
+		config_finding(r, yamldoc_line(r->doc, map), at, "is empty: leave the key out to show every field");
 	for (const struct json *j = json_first(map); j; j = json_next(j)) {
 		size_t len;
 		const char *from = json_name_bytes(j, &len);
 		struct at here = { .up = at, .key = from };
-		int line = yaml_line(r->doc, j);
+		int line = yamldoc_line(r->doc, j);
 
 		if (!config_once(r, &here, j))
 			continue;
@@ -171,7 +171,7 @@ static void read_secret_path(struct reader *r, const struct at *at, const struct
 
 	(void)k;
 	if (path)
-		set_path(r, at, yaml_line(r->doc, v), out, path);
+		set_path(r, at, yamldoc_line(r->doc, v), out, path);
 }
 
 #define AT(member) offsetof(struct config_secret, member)
@@ -193,7 +193,7 @@ static void check_place(struct reader *r, const struct at *at, const struct json
 {
 	const struct json *given = json_get(v, "as");
 	struct at here = { .up = given ? at : at->up, .key = given ? "as" : at->key, .index = at->index };
-	int line = given ? yaml_line(r->doc, given) : s->line;
+	int line = given ? yamldoc_line(r->doc, given) : s->line;
 
 	if (!s->path || (given && !s->as))
 		return;
@@ -237,13 +237,13 @@ static void check_binary(struct reader *r, const struct at *at, const struct jso
 	qsort(from, n, sizeof *from, string_cmp);
 	for (size_t i = 0; i < s->n_binary; i++)
 		if (s->binary[i] && !bsearch(&s->binary[i], from, n, sizeof *from, string_cmp))
-			config_finding(r, yaml_line(r->doc, list), &here, "names '%s', which 'fields' does not show",
+			config_finding(r, yamldoc_line(r->doc, list), &here, "names '%s', which 'fields' does not show",
 				       config_shown(s->binary[i]).s);
 }
 
 static void read_secret(struct reader *r, const struct at *at, const struct json *v, struct config_secret *s)
 {
-	s->line = yaml_line(r->doc, v);
+	s->line = yamldoc_line(r->doc, v);
 	s->uid = (uid_t)-1;
 	s->gid = (gid_t)-1;
 	if (json_type(v) == JSON_STRING) {
@@ -308,7 +308,7 @@ static void read_secrets(struct reader *r, const struct at *at, const struct jso
 	if (!config_want(r, at, list, JSON_ARRAY, "a list of secrets and trees"))
 		return;
 	if (!json_first(list)) {
-		config_finding(r, yaml_line(r->doc, list), at, "is empty: leave the key out to show the whole vault");
+		config_finding(r, yamldoc_line(r->doc, list), at, "is empty: leave the key out to show the whole vault");
 		return;
 	}
 	for (const struct json *j = json_first(list); j; j = json_next(j), here.index++) {
@@ -383,7 +383,7 @@ static void read_mount_path(struct reader *r, const struct at *at, const struct 
 		return;
 	const char *fault = mount_path_fault(path);
 	if (fault)
-		config_finding(r, yaml_line(r->doc, v), at, "%s", fault);
+		config_finding(r, yamldoc_line(r->doc, v), at, "%s", fault);
 	else
 		config_set_string(r, out, path, strlen(path));
 }
@@ -418,7 +418,7 @@ static bool names_others(const struct config_mount *m)
 
 static void read_mount(struct reader *r, const struct at *at, const struct json *v, struct config_mount *m)
 {
-	m->line = yaml_line(r->doc, v);
+	m->line = yamldoc_line(r->doc, v);
 	m->mode = 0400;
 	m->uid = geteuid();
 	m->gid = getegid();
@@ -435,7 +435,7 @@ static void read_mount(struct reader *r, const struct at *at, const struct json 
 		m->allow_other = names_others(m);
 	} else if (!m->allow_other && names_others(m) && r->n_findings == before) {
 		struct at here = { .up = at, .key = "allow_other" };
-		config_finding(r, yaml_line(r->doc, json_get(v, "allow_other")), &here,
+		config_finding(r, yamldoc_line(r->doc, json_get(v, "allow_other")), &here,
 			       "is false, but 'owner' or 'allow' name others than the user who runs this");
 	}
 }
@@ -451,7 +451,7 @@ void config_read_mounts(struct reader *r, const struct at *at, const struct json
 		return;
 	for (const struct json *j = json_first(list); j; j = json_next(j), here.index++) {
 		if (c->n_mounts == MOUNTS_MAX) {
-			config_finding(r, yaml_line(r->doc, j), at, "more than %d mounts", MOUNTS_MAX);
+			config_finding(r, yamldoc_line(r->doc, j), at, "more than %d mounts", MOUNTS_MAX);
 			return;
 		}
 		struct config_mount *all = config_grow(r, c->mounts, c->n_mounts, sizeof *all);
@@ -527,7 +527,7 @@ void config_check_mounts(struct reader *r, const struct json *root)
 		struct at here = { .up = &entry, .key = "vault" };
 
 		if (vault && !json_get(vaults, vault))
-			config_finding(r, yaml_line(r->doc, json_get(j, "vault")), &here,
+			config_finding(r, yamldoc_line(r->doc, json_get(j, "vault")), &here,
 				       "'%s' is not one of 'vaults'", config_shown(vault).s);
 	}
 	check_nesting(r);

@@ -139,10 +139,10 @@ static void unknown_key(struct reader *r, int line, const struct at *at, const c
 
 bool config_once(struct reader *r, const struct at *at, const struct json *member)
 {
-	int first = yaml_twice(r->doc, member);
+	int first = yamldoc_twice(r->doc, member);
 
 	if (first)
-		config_finding(r, yaml_line(r->doc, member), at, "given twice; first in line %d", first);
+		config_finding(r, yamldoc_line(r->doc, member), at, "given twice; first in line %d", first);
 	return !first;
 }
 
@@ -161,14 +161,14 @@ uint64_t config_read_map(struct reader *r, const struct at *at, const struct jso
 		while (i < n_keys && (strlen(keys[i].name) != len || memcmp(keys[i].name, name, len) != 0))
 			i++;
 		if (i == n_keys) {
-			unknown_key(r, yaml_line(r->doc, v), &here, name, keys, n_keys);
+			unknown_key(r, yamldoc_line(r->doc, v), &here, name, keys, n_keys);
 			continue;
 		}
 		if (!config_once(r, &here, v))
 			continue;
 		seen |= UINT64_C(1) << i;
 		if (json_type(v) == JSON_NULL)
-			config_finding(r, yaml_line(r->doc, v), &here,
+			config_finding(r, yamldoc_line(r->doc, v), &here,
 				       "has no value: give it one, or leave the key out for its default");
 		else
 			keys[i].read(r, &here, v, &keys[i], (char *)obj + keys[i].offset);
@@ -180,7 +180,7 @@ bool config_want(struct reader *r, const struct at *at, const struct json *v, en
 {
 	if (json_type(v) == type)
 		return true;
-	config_finding(r, yaml_line(r->doc, v), at, "must be %s", what);
+	config_finding(r, yamldoc_line(r->doc, v), at, "must be %s", what);
 	return false;
 }
 
@@ -188,7 +188,7 @@ const char *config_text(struct reader *r, const struct at *at, const struct json
 {
 	size_t len;
 	const char *s = json_bytes(v, &len);
-	int line = yaml_line(r->doc, v);
+	int line = yamldoc_line(r->doc, v);
 
 	if (!s) {
 		bool scalar = json_type(v) == JSON_NUMBER || json_type(v) == JSON_BOOL;
@@ -250,7 +250,7 @@ bool config_read_path(struct reader *r, const struct at *at, const struct json *
 		      size_t size)
 {
 	const char *s = config_text(r, at, v, what), *dir = "";
-	int line = yaml_line(r->doc, v);
+	int line = yamldoc_line(r->doc, v);
 	char buf[4096];
 
 	if (!s)
@@ -284,7 +284,7 @@ void config_read_file(struct reader *r, const struct at *at, const struct json *
 	if (!config_read_path(r, at, v, "the path of a file", path, k->max ? k->max : sizeof path))
 		return;
 	if (path[strlen(path) - 1] == '/')
-		config_finding(r, yaml_line(r->doc, v), at, "must name a file, not a folder");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must name a file, not a folder");
 	else
 		config_set_string(r, out, path, strlen(path));
 }
@@ -368,7 +368,7 @@ static bool in_range(struct reader *r, const struct at *at, const struct json *v
 {
 	if (n >= k->min && n <= k->max)
 		return true;
-	config_finding(r, yaml_line(r->doc, v), at, "must be from %s to %s", in_units(k->min, units, n_units).s,
+	config_finding(r, yamldoc_line(r->doc, v), at, "must be from %s to %s", in_units(k->min, units, n_units).s,
 		       in_units(k->max, units, n_units).s);
 	return false;
 }
@@ -378,7 +378,7 @@ static bool duration(struct reader *r, const struct at *at, const struct json *v
 	size_t n = sizeof time_units / sizeof *time_units;
 
 	if (!with_unit(v, time_units, n, ret) && *ret != UINT64_MAX) {
-		config_finding(r, yaml_line(r->doc, v), at,
+		config_finding(r, yamldoc_line(r->doc, v), at,
 			       "must be a duration: a whole number and its unit (ms, s, m, h or d), as in 10s");
 		return false;
 	}
@@ -400,7 +400,7 @@ void config_read_seconds(struct reader *r, const struct at *at, const struct jso
 	if (!duration(r, at, v, k, &ms))
 		return;
 	if (ms % 1000)
-		config_finding(r, yaml_line(r->doc, v), at, "must be whole seconds");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be whole seconds");
 	else
 		*(unsigned *)out = (unsigned)(ms / 1000);
 }
@@ -411,7 +411,7 @@ static bool whole_number(struct reader *r, const struct at *at, const struct jso
 	static const struct unit none[] = { { "", 1 } };
 
 	if (!with_unit(v, none, 1, ret) && *ret != UINT64_MAX) {
-		config_finding(r, yaml_line(r->doc, v), at, "must be a whole number");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be a whole number");
 		return false;
 	}
 	return in_range(r, at, v, *ret, k, none, 1);
@@ -439,7 +439,7 @@ void config_read_size(struct reader *r, const struct at *at, const struct json *
 	uint64_t n;
 
 	if (!with_unit(v, size_units, n_units, &n) && n != UINT64_MAX)
-		config_finding(r, yaml_line(r->doc, v), at,
+		config_finding(r, yamldoc_line(r->doc, v), at,
 			       "must be a size: a whole number of bytes, or with its unit (KiB, MiB or GiB), as in 64MiB");
 	else if (in_range(r, at, v, n, k, size_units, n_units))
 		*(size_t *)out = n;
@@ -449,7 +449,7 @@ void config_read_mode(struct reader *r, const struct at *at, const struct json *
 {
 	(void)k;
 	const char *s = json_number(v) ? json_number(v) : json_string(v);
-	int line = yaml_line(r->doc, v);
+	int line = yamldoc_line(r->doc, v);
 	unsigned mode = 0;
 	size_t n = s ? strlen(s) : 0;
 
@@ -488,7 +488,7 @@ static int id_number(struct reader *r, const struct at *at, const struct json *v
 		s = json_type(v) == JSON_STRING ? config_text(r, at, v, kind) : NULL;
 	if (!s) {
 		if (json_type(v) != JSON_STRING)
-			config_finding(r, yaml_line(r->doc, v), at, "must be %s", kind);
+			config_finding(r, yamldoc_line(r->doc, v), at, "must be %s", kind);
 		return -1;
 	}
 	size_t digits = strspn(s, "0123456789");
@@ -499,7 +499,7 @@ static int id_number(struct reader *r, const struct at *at, const struct json *v
 	uint64_t n;
 	/* The largest number stands for "none" in the kernel's calls. */
 	if (!digits || !number(s, digits, 1, &n) || n >= UINT32_MAX) {
-		config_finding(r, yaml_line(r->doc, v), at, "must be %s; numbers go from 0 to %u", kind, UINT32_MAX - 1);
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be %s; numbers go from 0 to %u", kind, UINT32_MAX - 1);
 		return -1;
 	}
 	*ret = (uint32_t)n;
@@ -536,7 +536,7 @@ void config_read_owner(struct reader *r, const struct at *at, const struct json 
 		}
 		int e = getpwnam_r(name, &pw, buf, NAME_BUFFER, &found);
 		if (!found) {
-			config_finding(r, yaml_line(r->doc, v), at, "there is no user '%s' here%s",
+			config_finding(r, yamldoc_line(r->doc, v), at, "there is no user '%s' here%s",
 				       config_shown(name).s, lookup_error(e).s);
 			return;
 		}
@@ -563,7 +563,7 @@ void config_read_group(struct reader *r, const struct at *at, const struct json 
 		}
 		int e = getgrnam_r(name, &gr, buf, NAME_BUFFER, &found);
 		if (!found) {
-			config_finding(r, yaml_line(r->doc, v), at, "there is no group '%s' here%s",
+			config_finding(r, yamldoc_line(r->doc, v), at, "there is no group '%s' here%s",
 				       config_shown(name).s, lookup_error(e).s);
 			return;
 		}

@@ -17,7 +17,7 @@ struct finding {
 
 struct reader {
 	const char *file;
-	const struct yaml *doc;
+	const struct yamldoc *doc;
 	struct config *c;
 	struct finding *findings; /* at most FINDINGS_MAX */
 	size_t n_findings;	  /* all of them */

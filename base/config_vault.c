@@ -104,7 +104,7 @@ static void read_address(struct reader *r, const struct at *at, const struct jso
 	const char *fault = s ? address_fault(s) : NULL;
 
 	if (fault) {
-		config_finding(r, yaml_line(r->doc, v), at, "%s", fault);
+		config_finding(r, yamldoc_line(r->doc, v), at, "%s", fault);
 	} else if (s) {
 		size_t n = strlen(s);
 		while (s[n - 1] == '/')
@@ -120,7 +120,7 @@ static void read_server_name(struct reader *r, const struct at *at, const struct
 	const char *s = config_text(r, at, v, "a host's name");
 
 	if (s && !is_host(s, strlen(s)))
-		config_finding(r, yaml_line(r->doc, v), at, "must be a host's name, without a port");
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be a host's name, without a port");
 	else if (s)
 		config_set_string(r, out, s, strlen(s));
 }
@@ -142,7 +142,7 @@ static void read_vault_path(struct reader *r, const struct at *at, const struct 
 	if (!path)
 		r->no_memory = true;
 	else if (fault)
-		config_finding(r, yaml_line(r->doc, v), at, "%s", fault);
+		config_finding(r, yamldoc_line(r->doc, v), at, "%s", fault);
 	else
 		config_set_string(r, out, path, n);
 }
@@ -195,7 +195,7 @@ static bool has(uint64_t seen, enum vault_key k)
 
 static int line_of(const struct reader *r, const struct json *map, enum vault_key k)
 {
-	return yaml_line(r->doc, json_get(map, vault_keys[k].name));
+	return yamldoc_line(r->doc, json_get(map, vault_keys[k].name));
 }
 
 /* What the keys of one vault must be to each other. */
@@ -264,7 +264,7 @@ void config_read_vaults(struct reader *r, const struct at *at, const struct json
 		size_t len;
 		const char *name = json_name_bytes(j, &len);
 		struct at here = { .up = at, .key = name };
-		int line = yaml_line(r->doc, j);
+		int line = yamldoc_line(r->doc, j);
 
 		if (c->n_vaults == VAULTS_MAX) {
 			config_finding(r, line, at, "more than %d vaults", VAULTS_MAX);
@@ -290,6 +290,8 @@ void config_read_vaults(struct reader *r, const struct at *at, const struct json
 		};
 		config_set_string(r, &v->name, name, len);
 		config_set_string(r, &v->kv_mount, "secret", 6);
-		check_vault(r, &here, j, config_read_map(r, &here, j, vault_keys, N_VAULT_KEYS, v), v);
+		uint64_t seen = config_read_map(r, &here, j, vault_keys, N_VAULT_KEYS, v);
+		if (json_type(j) == JSON_OBJECT)
+			check_vault(r, &here, j, seen, v);
 	}
 }

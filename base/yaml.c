@@ -17,7 +17,7 @@ struct place {
 	int line, twice;
 };
 
-struct yaml {
+struct yamldoc {
 	struct json *root;
 	struct place *places;
 	size_t n, room;
@@ -28,7 +28,7 @@ struct parser {
 	const char *text;
 	size_t len;
 	unsigned max_depth;
-	struct yaml *doc;
+	struct yamldoc *doc;
 	int *line; /* where the failure is */
 	struct err *e;
 };
@@ -128,7 +128,7 @@ static int next_event(struct parser *p, yaml_event_t *ev)
 
 static int remember(struct parser *p, const struct json *node, int line)
 {
-	struct yaml *doc = p->doc;
+	struct yamldoc *doc = p->doc;
 
 	if (doc->n == doc->room) {
 		size_t room = doc->room ? 2 * doc->room : 64;
@@ -325,7 +325,7 @@ static int place_cmp(const void *pa, const void *pb)
 	return (uintptr_t)a->node < (uintptr_t)b->node ? -1 : (uintptr_t)a->node > (uintptr_t)b->node;
 }
 
-int yaml_parse(const char *text, size_t len, unsigned max_depth, struct yaml **ret, int *ret_line, struct err *e)
+int yamldoc_parse(const char *text, size_t len, unsigned max_depth, struct yamldoc **ret, int *ret_line, struct err *e)
 {
 	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
 		text += 3;
@@ -340,7 +340,7 @@ int yaml_parse(const char *text, size_t len, unsigned max_depth, struct yaml **r
 	if (nul)
 		return refuse(&p, line_at(text, (size_t)(nul - text)), "a NUL byte");
 
-	cleanup_yaml struct yaml *doc = calloc(1, sizeof *doc);
+	cleanup_yamldoc struct yamldoc *doc = calloc(1, sizeof *doc);
 	if (!doc)
 		return no_memory(&p);
 	p.doc = doc;
@@ -358,7 +358,7 @@ int yaml_parse(const char *text, size_t len, unsigned max_depth, struct yaml **r
 	return 0;
 }
 
-void yaml_free(struct yaml *y)
+void yamldoc_free(struct yamldoc *y)
 {
 	if (!y)
 		return;
@@ -367,26 +367,26 @@ void yaml_free(struct yaml *y)
 	free(y);
 }
 
-const struct json *yaml_root(const struct yaml *y)
+const struct json *yamldoc_root(const struct yamldoc *y)
 {
 	return y->root;
 }
 
-static const struct place *place_of(const struct yaml *y, const struct json *node)
+static const struct place *place_of(const struct yamldoc *y, const struct json *node)
 {
 	struct place key = { .node = node };
 
 	return y->n ? bsearch(&key, y->places, y->n, sizeof key, place_cmp) : NULL;
 }
 
-int yaml_line(const struct yaml *y, const struct json *node)
+int yamldoc_line(const struct yamldoc *y, const struct json *node)
 {
 	const struct place *at = place_of(y, node);
 
 	return at ? at->line : 1;
 }
 
-int yaml_twice(const struct yaml *y, const struct json *member)
+int yamldoc_twice(const struct yamldoc *y, const struct json *member)
 {
 	const struct place *at = place_of(y, member);
 

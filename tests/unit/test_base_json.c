@@ -100,7 +100,7 @@ static void test_refused(void)
 		{ "\n\n {\"a\":1,\n  \"a\":\"" SECRET "\"}", "line 4, column 3: this key is there twice" },
 		{ "{\"ab\":1,\"a\\u0062\":2}", "line 1, column 9: this key is there twice" },
 		{ "{\"\\u0000\":1,\"\\u0000\":2}", "line 1, column 13: this key is there twice" },
-		{ "[{\"a\":{\"a\":1,\"b\":2,\"a\":3}}]", "line 1, column 21: this key is there twice" },
+		{ "[{\"a\":{\"a\":1,\"b\":2,\"a\":3}}]", "line 1, column 20: this key is there twice" },
 		{ "01", "line 1, column 2: a number may not begin with 0" },
 		{ "-", "line 1, column 2: a digit is missing" },
 		{ "+1", "line 1, column 1: expected a value" },
