@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Serving: one epoll set for all mounts' devices, a few threads.
+ *
+ * A device is armed for one event at a time (EPOLLONESHOT). The thread that gets it reads and answers until there is
+ * nothing left, then polls the device for a moment before it lets go: on a machine whose idle processors halt, the
+ * wake-up of a sleeping server is most of what a small read costs, and a reader's OPEN, READ and RELEASE follow each
+ * other at once. The moment is short (SPIN_NS), and granted only while it pays: `credit` grows with every request that
+ * came in time and halves with every wait in vain, so that sparse requests cost no polling and an idle daemon sleeps.
+ * While a thread polls, the others are not woken for that device; when it finds request after request without a pause
+ * (BUSY_RUN), it arms the device again so that another thread joins.
+ *
+ * Devices are found by number, not by pointer: an event may be on its way while the device is taken out.
+ */
+#include "fs/device.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/secmem.h"
+
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum {
+	MAX_IO = 128 * 1024,
+	BOUNCE_SIZE = MAX_IO + 4096,  /* a reply's header and the largest read */
+	REQUEST_SIZE = MAX_IO + 8192, /* what the kernel may hand over at once: it refuses smaller buffers */
+	SPIN_NS = 100 * 1000,
+	CREDIT_MAX = 16,
+	BUSY_RUN = 64,
+	INIT_WAIT_S = 10,
+};
+
+struct fs_device {
+	struct fs_server *server;
+	struct fuse_session *session;
+	void (*gone)(void *userdata);
+	void *userdata;
+	uint64_t number;
+	int fd;
+	bool fd_given; /* the session closes it */
+	/* guarded by server->lock */
+	unsigned busy; /* threads inside */
+	bool stopping, inited, dead;
+	_Atomic bool quit;	   /* = stopping || dead, for the serving loop */
+	_Atomic unsigned credit;
+	struct fs_device *next;
+};
+
+struct fs_server {
+	int epoll, stop_event;
+	unsigned n_threads;
+	struct secthread **thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct fs_device *devices;
+	uint64_t next_number;
+	_Atomic bool stop;
+	_Atomic uint64_t requests, spins, sleeps;
+};
+
+/* The one place where plaintext leaves secret memory. */
+static pthread_key_t bounce_key;
+static pthread_once_t bounce_once = PTHREAD_ONCE_INIT;
+static __thread uint8_t *bounce;
+
+static void bounce_free(void *p)
+{
+	if (p)
+		munmap(p, BOUNCE_SIZE);
+	bounce = NULL;
+}
+
+static void bounce_init(void)
+{
+	(void)pthread_key_create(&bounce_key, bounce_free);
+}
+
+static uint8_t *bounce_get(void)
+{
+	if (bounce)
+		return bounce;
+	pthread_once(&bounce_once, bounce_init);
+	void *p = mmap(NULL, BOUNCE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	if (mlock(p, BOUNCE_SIZE) < 0 || madvise(p, BOUNCE_SIZE, MADV_DONTDUMP) < 0 ||
+	    madvise(p, BOUNCE_SIZE, MADV_DONTFORK) < 0) {
+		munmap(p, BOUNCE_SIZE);
+		return NULL;
+	}
+	bounce = p;
+	(void)pthread_setspecific(bounce_key, p);
+	return p;
+}
+
+static ssize_t device_writev(int fd, struct iovec *iov, int n, void *userdata)
+{
+	(void)userdata;
+	uint8_t *b = bounce_get();
+	size_t total = 0;
+	for (int i = 0; b && i < n; i++) {
+		if (iov[i].iov_len > BOUNCE_SIZE - total) {
+			b = NULL;
+			break;
+		}
+		if (iov[i].iov_len)
+			memcpy(b + total, iov[i].iov_base, iov[i].iov_len);
+		total += iov[i].iov_len;
+	}
+	if (!b) {
+		log_error("fuse: a reply of %zu bytes has no bounce buffer", total);
+		errno = ENOENT;
+		return -1;
+	}
+	ssize_t r;
+	do
+		r = write(fd, b, total);
+	while (r < 0 && errno == EINTR);
+	int why = errno;
+	mem_wipe(b, total);
+	if (r < 0) {
+		/* The reader was killed (ENOENT) or the mount is gone: to libfuse the one it is silent about. */
+		if (why != ENOENT && why != ENODEV && why != ECONNABORTED)
+			log_error("fuse: writing a reply: %s", strerror(why));
+		errno = ENOENT;
+	}
+	return r;
+}
+
+static ssize_t device_read(int fd, void *buf, size_t n, void *userdata)
+{
+	(void)userdata;
+	return read(fd, buf, n);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
+static void arm(struct fs_server *s, struct fs_device *d)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLONESHOT, .data.u64 = d->number };
+	(void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, d->fd, &ev);
+}
+
+static struct fs_device *enter(struct fs_server *s, uint64_t number)
+{
+	SCOPED_LOCK(&s->lock);
+	struct fs_device *d = s->devices;
+	while (d && d->number != number)
+		d = d->next;
+	if (!d || d->stopping || d->dead)
+		return NULL;
+	d->busy++;
+	return d;
+}
+
+static void leave(struct fs_server *s, struct fs_device *d)
+{
+	SCOPED_LOCK(&s->lock);
+	d->busy--;
+	pthread_cond_broadcast(&s->changed);
+}
+
+static void died(struct fs_server *s, struct fs_device *d)
+{
+	{
+		SCOPED_LOCK(&s->lock);
+		if (d->dead || d->stopping)
+			return;
+		d->dead = true;
+		atomic_store(&d->quit, true);
+		pthread_cond_broadcast(&s->changed);
+	}
+	(void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, d->fd, NULL);
+	d->gone(d->userdata);
+}
+
+static void process(struct fs_server *s, struct fs_device *d, void *mem, size_t n)
+{
+	const struct fuse_in_header *in = mem;
+	bool is_init = n >= sizeof *in && in->opcode == FUSE_INIT;
+	struct fuse_buf buf = { .mem = mem, .size = n, .fd = -1 };
+	fuse_session_process_buf(d->session, &buf);
+	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
+	if (is_init) {
+		SCOPED_LOCK(&s->lock);
+		d->inited = true;
+		pthread_cond_broadcast(&s->changed);
+	}
+}
+
+/* One read; > 0 processed, 0 nothing there, < 0 the device is no more. */
+static int serve_one(struct fs_server *s, struct fs_device *d, void *mem)
+{
+	ssize_t n = read(d->fd, mem, REQUEST_SIZE);
+	if (n > 0) {
+		process(s, d, mem, (size_t)n);
+		return 1;
+	}
+	if (n == 0 || errno == EAGAIN || errno == EINTR)
+		return 0;
+	if (errno == ENOENT) /* the request was taken back */
+		return 1;
+	return -1;
+}
+
+static void serve(struct fs_server *s, struct fs_device *d, void *mem)
+{
+	unsigned run = 0;
+	bool armed = false;
+	uint64_t spin_end = 0;
+	bool spinning = false;
+	for (;;) {
+		if (atomic_load_explicit(&d->quit, memory_order_relaxed))
+			return;
+		int r = serve_one(s, d, mem);
+		if (r < 0) {
+			died(s, d);
+			return;
+		}
+		if (r > 0) {
+			if (spinning) {
+				unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
+				if (c < CREDIT_MAX)
+					atomic_store_explicit(&d->credit, c + 1, memory_order_relaxed);
+				spinning = false;
+				run = 0;
+			}
+			if (++run == BUSY_RUN && !armed && s->n_threads > 1) {
+				armed = true;
+				arm(s, d);
+			}
+			continue;
+		}
+		if (armed) /* somebody else is called when there is more */
+			return;
+		uint64_t now = now_ns();
+		if (!spinning) {
+			unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
+			if (c == 0) {
+				/* A first request after a silence: one try, so that a burst is noticed. */
+				atomic_store_explicit(&d->credit, 1, memory_order_relaxed);
+				break;
+			}
+			spinning = true;
+			spin_end = now + SPIN_NS;
+			atomic_fetch_add_explicit(&s->spins, 1, memory_order_relaxed);
+		} else if (now >= spin_end) {
+			unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
+			atomic_store_explicit(&d->credit, c / 2, memory_order_relaxed);
+			break;
+		}
+		__builtin_ia32_pause();
+	}
+	atomic_fetch_add_explicit(&s->sleeps, 1, memory_order_relaxed);
+	arm(s, d);
+}
+
+static void *serving_thread(void *arg)
+{
+	struct fs_server *s = arg;
+	/* Pages that are pinned while the kernel fills them: not the (secret) stack. Requests hold names, no values. */
+	void *mem = mmap(NULL, REQUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED || !bounce_get())
+		return s; /* fs_server_new looked before */
+	while (!atomic_load(&s->stop)) {
+		struct epoll_event ev;
+		int n = epoll_wait(s->epoll, &ev, 1, -1);
+		if (n <= 0 || ev.data.u64 == 0)
+			continue;
+		struct fs_device *d = enter(s, ev.data.u64);
+		if (!d)
+			continue;
+		serve(s, d, mem);
+		leave(s, d);
+	}
+	munmap(mem, REQUEST_SIZE);
+	return NULL;
+}
+
+int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
+{
+	if (threads == 0) {
+		long n = sysconf(_SC_NPROCESSORS_ONLN);
+		threads = n < 1 ? 1 : n > 4 ? 4 : (unsigned)n;
+	}
+	struct fs_server *s = calloc(1, sizeof *s);
+	struct secthread **thread = calloc(threads, sizeof(struct secthread *));
+	if (!s || !thread) {
+		free(s);
+		free(thread);
+		return err_set(e, ENOMEM, "out of memory");
+	}
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_condattr_t ca;
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->changed, &ca);
+	pthread_condattr_destroy(&ca);
+	s->thread = thread;
+	s->next_number = 1;
+	s->epoll = epoll_create1(EPOLL_CLOEXEC);
+	s->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 0 };
+	int r = 0;
+	if (s->epoll < 0 || s->stop_event < 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->stop_event, &ev) < 0)
+		r = err_sys(e, errno, "epoll");
+	if (r == 0 && !bounce_get())
+		r = err_set(e, ENOMEM, "cannot lock a reply buffer: raise RLIMIT_MEMLOCK (ulimit -l)");
+	while (r == 0 && s->n_threads < threads) {
+		r = secthread_start("fuse", serving_thread, s, 0, &s->thread[s->n_threads], e);
+		if (r == 0)
+			s->n_threads++;
+	}
+	if (r < 0) {
+		fs_server_free(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+void fs_server_free(struct fs_server *s)
+{
+	if (!s)
+		return;
+	atomic_store(&s->stop, true);
+	uint64_t one = 1;
+	if (s->stop_event >= 0)
+		(void)!write(s->stop_event, &one, sizeof one); /* never read: stays true for every thread */
+	for (unsigned i = 0; i < s->n_threads; i++)
+		secthread_join(s->thread[i]);
+	if (s->epoll >= 0)
+		close(s->epoll);
+	if (s->stop_event >= 0)
+		close(s->stop_event);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->lock);
+	free(s->thread);
+	free(s);
+}
+
+unsigned fs_server_threads(const struct fs_server *s)
+{
+	return s->n_threads;
+}
+
+static int wait_for_init(struct fs_server *s, struct fs_device *d, struct err *e)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += INIT_WAIT_S;
+	SCOPED_LOCK(&s->lock);
+	while (!d->inited) {
+		if (d->dead)
+			return err_set(e, ENODEV, "the mount was taken away before it answered");
+		if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT)
+			return err_set(e, ETIMEDOUT, "the kernel did not begin to use the mount within %d s", INIT_WAIT_S);
+	}
+	return 0;
+}
+
+int fs_device_new(struct fs_server *s, int fd, const struct fuse_lowlevel_ops *ops, size_t ops_size,
+		  void (*gone)(void *userdata), void *userdata, struct fs_device **ret, struct err *e)
+{
+	struct fs_device *d = calloc(1, sizeof *d);
+	if (!d) {
+		close(fd);
+		return err_set(e, ENOMEM, "out of memory");
+	}
+	d->server = s;
+	d->fd = fd;
+	(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	d->gone = gone;
+	d->userdata = userdata;
+	char *argv[] = { (char *)"cloudtaser", NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	d->session = fuse_session_new(&args, ops, ops_size, userdata);
+	fuse_opt_free_args(&args);
+	static const struct fuse_custom_io io = { .writev = device_writev, .read = device_read };
+	int r = 0;
+	if (!d->session)
+		r = err_set(e, ENOMEM, "libfuse does not make a session");
+	else if (fuse_session_custom_io(d->session, &io, fd) != 0)
+		r = err_set(e, ENOTSUP, "this libfuse has no custom I/O: 3.14 or newer is needed");
+	if (r < 0) {
+		fs_device_free(d);
+		return r;
+	}
+	d->fd_given = true;
+	{
+		SCOPED_LOCK(&s->lock);
+		d->number = s->next_number++;
+		d->next = s->devices;
+		s->devices = d;
+	}
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLONESHOT, .data.u64 = d->number };
+	if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &ev) < 0)
+		r = err_sys(e, errno, "epoll does not take the FUSE descriptor");
+	else
+		r = wait_for_init(s, d, e);
+	if (r < 0) {
+		fs_device_free(d);
+		return r;
+	}
+	*ret = d;
+	return 0;
+}
+
+void fs_device_stop(struct fs_device *d)
+{
+	if (!d)
+		return;
+	struct fs_server *s = d->server;
+	(void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, d->fd, NULL);
+	SCOPED_LOCK(&s->lock);
+	d->stopping = true;
+	atomic_store(&d->quit, true);
+	while (d->busy)
+		pthread_cond_wait(&s->changed, &s->lock);
+	for (struct fs_device **p = &s->devices; *p; p = &(*p)->next) {
+		if (*p == d) {
+			*p = d->next;
+			break;
+		}
+	}
+}
+
+void fs_device_free(struct fs_device *d)
+{
+	if (!d)
+		return;
+	fs_device_stop(d);
+	/* Closing the last descriptor ends the connection: readers get ENOTCONN. libfuse closes what it was given. */
+	if (d->session)
+		fuse_session_destroy(d->session);
+	if (!d->fd_given)
+		close(d->fd);
+	free(d);
+}
+
+void fs_server_get_stats(const struct fs_server *s, struct fs_device_stats *ret)
+{
+	*ret = (struct fs_device_stats){
+		.requests = atomic_load(&s->requests),
+		.spins = atomic_load(&s->spins),
+		.sleeps = atomic_load(&s->sleeps),
+	};
+}

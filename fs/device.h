@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The FUSE device: serving threads shared by all mounts, and the one place where plaintext leaves secret memory.
+ *
+ * writev(2) to /dev/fuse pins the pages it reads, which fails on secret memory (EFAULT, and the request is consumed); a
+ * reply therefore passes through a bounce buffer, one a thread: locked, not in cores, not inherited, and wiped up to
+ * what was written as soon as it was written.
+ *
+ * Source: Documentation/filesystems/fuse/fuse-io.rst, libfuse fuse_lowlevel.h (fuse_session_custom_io).
+ */
+#ifndef CT_FS_DEVICE_H
+#define CT_FS_DEVICE_H
+
+#include "base/err.h"
+
+#include <fuse_lowlevel.h>
+#include <stdint.h>
+
+struct fs_server;
+struct fs_device;
+
+/* threads 0: as many as processors, at most 4. */
+int must_use fs_server_new(unsigned threads, struct fs_server **ret, struct err *e);
+void fs_server_free(struct fs_server *s); /* NULL is fine; all devices must be freed before */
+unsigned fs_server_threads(const struct fs_server *s);
+
+/*
+ * Serves a mounted, non-blocking /dev/fuse descriptor (ours from here on, also on error) with `ops`, called with
+ * `userdata` on any serving thread. Returns when the kernel's INIT has been answered. `gone(userdata)` is called once,
+ * on a serving thread, when the mount was taken away by somebody else.
+ */
+int must_use fs_device_new(struct fs_server *s, int fd, const struct fuse_lowlevel_ops *ops, size_t ops_size,
+			   void (*gone)(void *userdata), void *userdata, struct fs_device **ret, struct err *e);
+/* Stops: no thread is in one of its operations any more when this returns. Requests that were kept are dead: reply to
+ * them before fs_device_free. */
+void fs_device_stop(struct fs_device *d);
+void fs_device_free(struct fs_device *d); /* stops, closes the descriptor, frees; NULL is fine */
+
+struct fs_device_stats {
+	uint64_t requests, spins, sleeps;
+};
+void fs_server_get_stats(const struct fs_server *s, struct fs_device_stats *ret);
+
+#endif
