@@ -57,7 +57,8 @@ static void read_cache(struct reader *r, const struct at *at, const struct json 
 {
 	static const struct key keys[] = {
 		{ "max_entries", config_read_count, offsetof(struct config, cache_max_entries), 1, 100000000 },
-		{ "max_bytes", config_read_size, offsetof(struct config, cache_max_bytes), 64 << 10, UINT64_C(1) << 40 },
+		{ "max_bytes", config_read_size, offsetof(struct config, cache_max_bytes), 64 << 10,
+		  UINT64_C(1) << 40 },
 	};
 
 	(void)k;
@@ -138,7 +139,8 @@ static int read_text(struct reader *r, const char *name, const char *text, size_
 	}
 	r->doc = doc;
 	if (doc && json_type(yamldoc_root(doc)) != JSON_NULL) { /* an empty file is all defaults */
-		(void)config_read_map(r, NULL, yamldoc_root(doc), root_keys, sizeof root_keys / sizeof *root_keys, r->c);
+		(void)config_read_map(r, NULL, yamldoc_root(doc), root_keys, sizeof root_keys / sizeof *root_keys,
+				      r->c);
 		config_check_mounts(r, yamldoc_root(doc));
 	}
 	r->doc = NULL;

@@ -50,7 +50,8 @@ struct config_secret {
 	int line;
 	char *path; /* "app/db", or a tree "app/" ("/" is the whole vault, kept as "") */
 	bool tree;
-	char *as; /* where it appears below the mount, "" only for a tree at the mount's root; default: its path */
+	char *as; /* where it appears below the mount, without a slash at either end, "" only for a tree at the mount's
+		   * root; default: its path. Parts are names in the vault's spelling: the mount escapes them */
 	struct config_rename *fields; /* when n_fields > 0 only these fields appear, renamed */
 	size_t n_fields;
 	char **binary; /* field names whose value is base64 in the vault */
@@ -70,10 +71,10 @@ struct config_allow {
 
 struct config_mount {
 	int line;
-	char *path;	/* absolute */
-	char *vault;	/* a name in vaults */
-	mode_t mode;	/* files, default 0400; folders get x where r */
-	uid_t uid;	/* default: the daemon's effective uid */
+	char *path;  /* absolute */
+	char *vault; /* a name in vaults */
+	mode_t mode; /* files, default 0400; folders get x where r */
+	uid_t uid;   /* default: the daemon's effective uid */
 	gid_t gid;
 	struct config_allow allow; /* nobody listed: only `uid` */
 	bool allow_other;	   /* needed when allow names anybody but the daemon's own uid; default: as needed */
@@ -89,7 +90,7 @@ struct config {
 	size_t n_mounts;
 	size_t cache_max_entries; /* 0: default */
 	size_t cache_max_bytes;
-	unsigned wait_ms; /* first access to a secret waits at most this long; 10000 */
+	unsigned wait_ms;		/* first access to a secret waits at most this long; 10000 */
 	enum secmem_mode secret_memory; /* required */
 	enum log_level log_level;
 	enum log_format log_format;

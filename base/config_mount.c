@@ -308,7 +308,8 @@ static void read_secrets(struct reader *r, const struct at *at, const struct jso
 	if (!config_want(r, at, list, JSON_ARRAY, "a list of secrets and trees"))
 		return;
 	if (!json_first(list)) {
-		config_finding(r, yamldoc_line(r->doc, list), at, "is empty: leave the key out to show the whole vault");
+		config_finding(r, yamldoc_line(r->doc, list), at,
+			       "is empty: leave the key out to show the whole vault");
 		return;
 	}
 	for (const struct json *j = json_first(list); j; j = json_next(j), here.index++) {
@@ -508,10 +509,10 @@ static void check_nesting(struct reader *r)
 			outer = m[i];
 			continue;
 		}
-		config_finding(r, m[i]->line, &here, m[i]->path[len] ? "lies inside mounts[%zu] (line %d): mounts may not "
-								      "be nested" :
-								      "is that of mounts[%zu] (line %d) already",
-			       (size_t)(outer - c->mounts), outer->line);
+		bool inside = m[i]->path[len];
+		config_finding(r, m[i]->line, &here, "%s mounts[%zu] (line %d)%s",
+			       inside ? "lies inside" : "is that of", (size_t)(outer - c->mounts), outer->line,
+			       inside ? ": mounts may not be nested" : " already");
 	}
 }
 

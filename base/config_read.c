@@ -101,7 +101,8 @@ static size_t distance(const char *a, const char *b)
 				least = d[i - 1][j] + 1;
 			if (d[i][j - 1] + 1 < least)
 				least = d[i][j - 1] + 1;
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < least)
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+			    d[i - 2][j - 2] + 1 < least)
 				least = d[i - 2][j - 2] + 1;
 			d[i][j] = least;
 		}
@@ -243,7 +244,7 @@ static const char *home(char *buf, size_t size)
 
 	struct passwd pw, *found = NULL;
 	return getpwuid_r(geteuid(), &pw, buf, size, &found) == 0 && found && found->pw_dir[0] == '/' ? found->pw_dir :
-												       NULL;
+													NULL;
 }
 
 bool config_read_path(struct reader *r, const struct at *at, const struct json *v, const char *what, char *path,
@@ -439,8 +440,9 @@ void config_read_size(struct reader *r, const struct at *at, const struct json *
 	uint64_t n;
 
 	if (!with_unit(v, size_units, n_units, &n) && n != UINT64_MAX)
-		config_finding(r, yamldoc_line(r->doc, v), at,
-			       "must be a size: a whole number of bytes, or with its unit (KiB, MiB or GiB), as in 64MiB");
+		config_finding(
+			r, yamldoc_line(r->doc, v), at,
+			"must be a size: a whole number of bytes, or with its unit (KiB, MiB or GiB), as in 64MiB");
 	else if (in_range(r, at, v, n, k, size_units, n_units))
 		*(size_t *)out = n;
 }
@@ -499,7 +501,8 @@ static int id_number(struct reader *r, const struct at *at, const struct json *v
 	uint64_t n;
 	/* The largest number stands for "none" in the kernel's calls. */
 	if (!digits || !number(s, digits, 1, &n) || n >= UINT32_MAX) {
-		config_finding(r, yamldoc_line(r->doc, v), at, "must be %s; numbers go from 0 to %u", kind, UINT32_MAX - 1);
+		config_finding(r, yamldoc_line(r->doc, v), at, "must be %s; numbers go from 0 to %u", kind,
+			       UINT32_MAX - 1);
 		return -1;
 	}
 	*ret = (uint32_t)n;

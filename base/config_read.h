@@ -42,7 +42,8 @@ struct shown config_shown(const char *name);
 
 struct key;
 /* Reads v, which is not null, into *out (at the key's offset); a finding when it cannot. */
-typedef void config_read_fn(struct reader *r, const struct at *at, const struct json *v, const struct key *k, void *out);
+typedef void config_read_fn(struct reader *r, const struct at *at, const struct json *v, const struct key *k,
+			    void *out);
 
 struct key {
 	const char *name;

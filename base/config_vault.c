@@ -92,9 +92,10 @@ static const char *address_fault(const char *s)
 	const char *fault = authority_fault(s, n, &loopback);
 	if (fault)
 		return fault;
-	return plain && !loopback ? "is http://, which shows secrets to the network: use https:// (http:// only to this "
-				    "machine itself)" :
-				    NULL;
+	return plain && !loopback ?
+		       "is http://, which shows secrets to the network: use https:// (http:// only to this "
+		       "machine itself)" :
+		       NULL;
 }
 
 static void read_address(struct reader *r, const struct at *at, const struct json *v, const struct key *k, void *out)
@@ -126,8 +127,7 @@ static void read_server_name(struct reader *r, const struct at *at, const struct
 }
 
 /* A KV mount or a namespace: "team/a", also as vaults print them, "team/a/". */
-static void read_vault_path(struct reader *r, const struct at *at, const struct json *v, const struct key *k,
-			    void *out)
+static void read_vault_path(struct reader *r, const struct at *at, const struct json *v, const struct key *k, void *out)
 {
 	(void)k;
 	const char *s = config_text(r, at, v, "a path in the vault");
@@ -220,9 +220,10 @@ static void check_vault(struct reader *r, const struct at *at, const struct json
 	for (enum vault_key k = first; k < end; k++)
 		if (has(seen, k)) {
 			struct at key = { .up = at, .key = vault_keys[k].name };
-			config_finding(r, line_of(r, map, k), &key,
-				       sealed ? "belongs to a server ('address'); this is a sealed local vault ('file')" :
-						"belongs to a sealed local vault ('file'); this is a server ('address')");
+			config_finding(
+				r, line_of(r, map, k), &key,
+				sealed ? "belongs to a server ('address'); this is a sealed local vault ('file')" :
+					 "belongs to a sealed local vault ('file'); this is a server ('address')");
 		}
 	if (has(seen, CERT_FILE) != has(seen, KEY_FILE)) {
 		enum vault_key there = has(seen, CERT_FILE) ? CERT_FILE : KEY_FILE;

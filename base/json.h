@@ -37,7 +37,7 @@ const struct json *json_get(const struct json *obj, const char *name);
 const struct json *json_path(const struct json *obj, const char *path);
 const struct json *json_first(const struct json *container); /* first child of array or object */
 const struct json *json_next(const struct json *child);
-const char *json_name(const struct json *member); /* its key, or NULL; stops at a NUL inside */
+const char *json_name(const struct json *member);			 /* its key, or NULL; stops at a NUL inside */
 const char *json_name_bytes(const struct json *member, size_t *ret_len); /* all of it, or NULL */
 size_t json_count(const struct json *container);
 

@@ -20,7 +20,7 @@ struct yamldoc;
 
 /* -EBADMSG: the sentence in e and the line it is about in *ret_line. -ENOMEM. */
 int must_use yamldoc_parse(const char *text, size_t len, unsigned max_depth, struct yamldoc **ret, int *ret_line,
-			struct err *e);
+			   struct err *e);
 void yamldoc_free(struct yamldoc *y); /* NULL is fine */
 static inline __attribute__((unused)) void yamldoc_freep(struct yamldoc **y)
 {
@@ -28,8 +28,8 @@ static inline __attribute__((unused)) void yamldoc_freep(struct yamldoc **y)
 }
 #define cleanup_yamldoc __attribute__((cleanup(yamldoc_freep)))
 
-const struct json *yamldoc_root(const struct yamldoc *y); /* null for an empty document */
-int yamldoc_line(const struct yamldoc *y, const struct json *node); /* of its key, or of itself when it has none */
+const struct json *yamldoc_root(const struct yamldoc *y);	       /* null for an empty document */
+int yamldoc_line(const struct yamldoc *y, const struct json *node);    /* of its key, or of itself when it has none */
 int yamldoc_twice(const struct yamldoc *y, const struct json *member); /* line of the same key before it, 0: none */
 
 #endif

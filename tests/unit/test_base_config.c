@@ -113,7 +113,9 @@ static void test_top(void)
 	static const struct {
 		const char *text;
 		size_t bytes;
-	} sizes[] = { { "70000", 70000 }, { "64KiB", 64 << 10 }, { "3GiB", (size_t)3 << 30 }, { "'128KiB'", 128 << 10 } };
+	} sizes[] = {
+		{ "70000", 70000 }, { "64KiB", 64 << 10 }, { "3GiB", (size_t)3 << 30 }, { "'128KiB'", 128 << 10 }
+	};
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
 		char text[64];
 		snprintf(text, sizeof text, "cache:\n  max_bytes: %s\n", sizes[i].text);
@@ -173,8 +175,15 @@ static void test_vaults(void)
 	CHECK(l->refresh_s == 30 * 86400 && l->max_stale_s == 2 * 86400);
 
 	static const char *const addresses[] = {
-		"https://h", "https://h:1", "https://10.0.0.1:65535", "https://[2001:db8::1]", "https://[::1]:8200/x",
-		"http://localhost:8200", "http://127.9.9.9", "http://[::1]:8200", "https://a-b_c.d",
+		"https://h",
+		"https://h:1",
+		"https://10.0.0.1:65535",
+		"https://[2001:db8::1]",
+		"https://[::1]:8200/x",
+		"http://localhost:8200",
+		"http://127.9.9.9",
+		"http://[::1]:8200",
+		"https://a-b_c.d",
 	};
 	for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++) {
 		char text[128];
@@ -186,35 +195,36 @@ static void test_vaults(void)
 
 static void test_mounts(void)
 {
-	cleanup_config struct config *c = good("vaults: {v: {file: /v}}\n"
-					       "mounts:\n"
-					       "  - path: /secrets\n"
-					       "    vault: v\n"
-					       "    mode: 0440\n"
-					       "    owner: root\n"
-					       "    group: 1000\n"
-					       "    allow: {users: [root, 1001, \"1002\"], groups: [root, 7]}\n"
-					       "    secrets:\n"
-					       "      - app/\n"
-					       "      - path: app/db\n"
-					       "        as: database\n"
-					       "        fields: {password: pw, username: username}\n"
-					       "        binary: [password]\n"
-					       "        mode: \"0444\"\n"
-					       "        owner: 5\n"
-					       "        group: root\n"
-					       "        optional: true\n"
-					       "      - path: deep/tree/\n"
-					       "        as: t/\n"
-					       "      - path: whole/\n"
-					       "        as: ''\n"
-					       "      - app\n"
-					       "  - path: ~/s\n"
-					       "    vault: v\n"
-					       "    allow_other: true\n"
-					       "    mode: 400\n"
-					       "    secrets: [/]\n"
-					       "  - {path: /secrets-more, vault: v, secrets: [{path: a%b, as: \"x/y%\"}]}\n");
+	cleanup_config struct config *c = good(
+		"vaults: {v: {file: /v}}\n"
+		"mounts:\n"
+		"  - path: /secrets\n"
+		"    vault: v\n"
+		"    mode: 0440\n"
+		"    owner: root\n"
+		"    group: 1000\n"
+		"    allow: {users: [root, 1001, \"1002\"], groups: [root, 7]}\n"
+		"    secrets:\n"
+		"      - app/\n"
+		"      - path: app/db\n"
+		"        as: database\n"
+		"        fields: {password: pw, username: username}\n"
+		"        binary: [password]\n"
+		"        mode: \"0444\"\n"
+		"        owner: 5\n"
+		"        group: root\n"
+		"        optional: true\n"
+		"      - path: deep/tree/\n"
+		"        as: t/\n"
+		"      - path: whole/\n"
+		"        as: ''\n"
+		"      - app\n"
+		"  - path: ~/s\n"
+		"    vault: v\n"
+		"    allow_other: true\n"
+		"    mode: 400\n"
+		"    secrets: [/]\n"
+		"  - {path: /secrets-more, vault: v, secrets: [{path: a%b, as: \"x/y%\"}]}\n");
 	CHECK(c->n_mounts == 3);
 	const struct config_mount *m = &c->mounts[0];
 	CHECK(m->line == 3 && strcmp(m->path, "/secrets") == 0 && strcmp(m->vault, "v") == 0);
@@ -268,7 +278,9 @@ static const struct bad syntax[] = {
 	{ "[a, b]: c\n", "1: a key must be a name" },
 	{ "? {a: b}\n: c\n", "1: a key must be a name" },
 	{ "log:\n  level: \xff\n", "2: not UTF-8" },
-	{ "\xff\xfe" "a", "1: not UTF-8" },
+	{ "\xff\xfe"
+	  "a",
+	  "1: not UTF-8" },
 	{ "log:\n  level: \x01\n", "2: not valid YAML: control characters are not allowed" },
 	{ "a: [[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]\n", "1: nested too deep" },
 	{ "just a sentence\n", "1: must be a map" },
@@ -277,7 +289,8 @@ static const struct bad syntax[] = {
 
 static const struct bad top[] = {
 	{ "lgo: {level: info}\n", "1: lgo: unknown key; did you mean 'log'?" },
-	{ "\nwibble: 1\n", "2: wibble: unknown key; known here: log, secret_memory, control_socket, cache, wait, vaults, mounts" },
+	{ "\nwibble: 1\n",
+	  "2: wibble: unknown key; known here: log, secret_memory, control_socket, cache, wait, vaults, mounts" },
 	{ "a\\b\": 1\n", "1: a\\b\": unknown key" },
 	{ "\"a\\nb\\e[31m\": 1\n", "1: a\\x0ab\\x1b[31m: unknown key" },
 	{ "\"wait\\0\": 1s\n", "1: wait: unknown key" },
@@ -298,12 +311,14 @@ static const struct bad top[] = {
 	{ "control_socket: ''\n", "1: control_socket: must be the path of a file, and is empty" },
 	{ "control_socket: \"/a\\0b\"\n", "1: control_socket: holds a NUL byte" },
 	{ "control_socket: /a23456789012345678901234567890123456789012345678901234567890123456789012345678901234567890"
-	  "123456789012345678\n", "1: control_socket: is longer than 107 bytes" },
+	  "123456789012345678\n",
+	  "1: control_socket: is longer than 107 bytes" },
 	{ "cache: {max_entries: 0}\n", "1: cache.max_entries: must be from 1 to 100000000" },
 	{ "cache: {max_entries: -1}\n", "1: cache.max_entries: must be a whole number" },
 	{ "cache: {max_entries: 1.5}\n", "1: cache.max_entries: must be a whole number" },
 	{ "cache: {max_entries: 64KiB}\n", "1: cache.max_entries: must be a whole number" },
-	{ "cache: {max_bytes: 64MB}\n", "1: cache.max_bytes: must be a size: a whole number of bytes, or with its unit" },
+	{ "cache: {max_bytes: 64MB}\n",
+	  "1: cache.max_bytes: must be a size: a whole number of bytes, or with its unit" },
 	{ "cache: {max_bytes: 1KiB}\n", "1: cache.max_bytes: must be from 64KiB to 1024GiB" },
 	{ "cache: {max_bytes: 99999999999999999999}\n", "1: cache.max_bytes: must be from 64KiB to 1024GiB" },
 	{ "cache: {max_bytes: 17179869184GiB}\n", "1: cache.max_bytes: must be from 64KiB to 1024GiB" },
@@ -329,7 +344,7 @@ static const struct bad vaults[] = {
 	{ "vaults:\n  v: {refresh: 2s}\n", "2: vaults.v: needs 'address'" },
 	{ S "    address: https://h\n", "3: vaults.v.file: is a sealed local vault, 'address' a server" },
 	{ S "    token_file: /t\n    kv_mount: x\n", "4: vaults.v.token_file: belongs to a server\n"
-						       "5: vaults.v.kv_mount: belongs to a server" },
+						     "5: vaults.v.kv_mount: belongs to a server" },
 	{ O "    passphrase_file: /p\n", "4: vaults.v.passphrase_file: belongs to a sealed local vault" },
 	{ S "    adress: https://h\n", "4: vaults.v.adress: unknown key; did you mean 'address'?" },
 	{ S "    token: hvs.x\n", "4: vaults.v.token: unknown key; did you mean 'token_file'?" },
@@ -415,9 +430,11 @@ static const struct bad mounts[] = {
 	{ M "  allow: {user: [root]}\n", "5: mounts[0].allow.user: unknown key; did you mean 'users'?" },
 	{ M "  allow: {users: root}\n", "5: mounts[0].allow.users: must be a list" },
 	{ M "  allow:\n    users:\n    - 0\n    - no-such-user-here\n    groups: [[]]\n",
-	  "8: mounts[0].allow.users[1]: there is no user\n9: mounts[0].allow.groups[0]: must be a group's name or number" },
+	  "8: mounts[0].allow.users[1]: there is no user\n9: mounts[0].allow.groups[0]: must be a group's name or "
+	  "number" },
 	{ M "  allow_other: no\n", "5: mounts[0].allow_other: must be true or false" },
-	{ M "  owner: 12345\n  allow_other: false\n", "6: mounts[0].allow_other: is false, but 'owner' or 'allow' name others" },
+	{ M "  owner: 12345\n  allow_other: false\n",
+	  "6: mounts[0].allow_other: is false, but 'owner' or 'allow' name others" },
 };
 
 #define N64 "1234567890123456789012345678901234567890123456789012345678901234"
@@ -443,36 +460,51 @@ static const struct bad secrets[] = {
 	{ M "  secrets:\n  - path: a\n    as: x/../y\n", "7: mounts[0].secrets[0].as: has a '.' or '..'" },
 	{ M "  secrets:\n  - path: a\n    as: ''\n", "7: mounts[0].secrets[0].as: is empty: only a tree" },
 	{ M "  secrets:\n  - path: a\n    as: /\n", "7: mounts[0].secrets[0].as: is empty: only a tree" },
-	{ M "  secrets:\n  - path: a\n    as: 2024\n", "7: mounts[0].secrets[0].as: must be a path below the mount: put it in quotes" },
+	{ M "  secrets:\n  - path: a\n    as: 2024\n",
+	  "7: mounts[0].secrets[0].as: must be a path below the mount: put it in quotes" },
 	{ M "  secrets:\n  - a/" N256 "\n", "6: mounts[0].secrets[0]: has a part longer than 255 bytes" },
-	{ M "  secrets:\n  - path: a\n    as: \"%%%%" N64 N64 N64 N64 "\"\n", "7: mounts[0].secrets[0].as: has a part longer" },
-	{ M "  secrets:\n  - a/b\n  - c\n  - a/b\n", "8: mounts[0].secrets[2]: appears at the same place as secrets[0] (line 6)" },
-	{ M "  secrets:\n  - x/\n  - {path: y/, as: x}\n", "7: mounts[0].secrets[1]: appears at the same place as secrets[0]" },
+	{ M "  secrets:\n  - path: a\n    as: \"%%%%" N64 N64 N64 N64 "\"\n",
+	  "7: mounts[0].secrets[0].as: has a part longer" },
+	{ M "  secrets:\n  - a/b\n  - c\n  - a/b\n",
+	  "8: mounts[0].secrets[2]: appears at the same place as secrets[0] (line 6)" },
+	{ M "  secrets:\n  - x/\n  - {path: y/, as: x}\n",
+	  "7: mounts[0].secrets[1]: appears at the same place as secrets[0]" },
 	{ M "  secrets:\n  - b\n  - path: a\n    as: b\n  - path: c\n    as: b\n",
 	  "7: mounts[0].secrets[1]: appears at the same place as secrets[0] (line 6)\n"
 	  "9: mounts[0].secrets[2]: appears at the same place as secrets[1] (line 7)" },
 	{ M "  secrets:\n  - path: a\n    fields: {}\n", "7: mounts[0].secrets[0].fields: is empty" },
 	{ M "  secrets:\n  - path: a\n    fields: [x]\n", "7: mounts[0].secrets[0].fields: must be a map" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x: a/b\n", "8: mounts[0].secrets[0].fields.x: must not hold a '/'" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x: \"a\\0b\"\n", "8: mounts[0].secrets[0].fields.x: holds a NUL byte" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x: ''\n", "8: mounts[0].secrets[0].fields.x: must be the name of a file, and is empty" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x:\n", "8: mounts[0].secrets[0].fields.x: must be the name of a file" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x: a/b\n",
+	  "8: mounts[0].secrets[0].fields.x: must not hold a '/'" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x: \"a\\0b\"\n",
+	  "8: mounts[0].secrets[0].fields.x: holds a NUL byte" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x: ''\n",
+	  "8: mounts[0].secrets[0].fields.x: must be the name of a file, and is empty" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x:\n",
+	  "8: mounts[0].secrets[0].fields.x: must be the name of a file" },
 	{ M "  secrets:\n  - path: a\n    fields:\n      x: .json\n      y: .version\n",
 	  "8: mounts[0].secrets[0].fields.x: must not be '.json' or '.version'\n"
 	  "9: mounts[0].secrets[0].fields.y: must not be '.json' or '.version'" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x: ..\n", "8: mounts[0].secrets[0].fields.x: must not be '.' or '..'" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      x: n" N256 "\n", "8: mounts[0].secrets[0].fields.x: is longer than 255 bytes" },
-	{ M "  secrets:\n  - path: a\n    fields:\n      '': x\n", "8: mounts[0].secrets[0].fields.: a field's name is empty" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x: ..\n",
+	  "8: mounts[0].secrets[0].fields.x: must not be '.' or '..'" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      x: n" N256 "\n",
+	  "8: mounts[0].secrets[0].fields.x: is longer than 255 bytes" },
+	{ M "  secrets:\n  - path: a\n    fields:\n      '': x\n",
+	  "8: mounts[0].secrets[0].fields.: a field's name is empty" },
 	{ M "  secrets:\n  - path: a\n    fields:\n      x: z\n      x: y\n",
 	  "9: mounts[0].secrets[0].fields.x: given twice; first in line 8" },
-	{ M "  secrets:\n  - path: a\n    fields: {x: z, y: z}\n", "7: mounts[0].secrets[0].fields: two fields would be called 'z'" },
+	{ M "  secrets:\n  - path: a\n    fields: {x: z, y: z}\n",
+	  "7: mounts[0].secrets[0].fields: two fields would be called 'z'" },
 	{ M "  secrets:\n  - path: a\n    binary: x\n", "7: mounts[0].secrets[0].binary: must be a list" },
-	{ M "  secrets:\n  - path: a\n    binary: [x, 1]\n", "7: mounts[0].secrets[0].binary[1]: must be a field's name: put it in quotes" },
+	{ M "  secrets:\n  - path: a\n    binary: [x, 1]\n",
+	  "7: mounts[0].secrets[0].binary[1]: must be a field's name: put it in quotes" },
 	{ M "  secrets:\n  - path: a\n    fields: {x: y}\n    binary: [x, y]\n",
 	  "8: mounts[0].secrets[0].binary: names 'y', which 'fields' does not show" },
 	{ M "  secrets:\n  - path: a\n    mode: 0200\n", "7: mounts[0].secrets[0].mode: has write bits" },
-	{ M "  secrets:\n  - path: a\n    owner: no-such-user-here\n", "7: mounts[0].secrets[0].owner: there is no user" },
-	{ M "  secrets:\n  - path: a\n    group: no-such-group-here\n", "7: mounts[0].secrets[0].group: there is no group" },
+	{ M "  secrets:\n  - path: a\n    owner: no-such-user-here\n",
+	  "7: mounts[0].secrets[0].owner: there is no user" },
+	{ M "  secrets:\n  - path: a\n    group: no-such-group-here\n",
+	  "7: mounts[0].secrets[0].group: there is no group" },
 	{ M "  secrets:\n  - path: a\n    optional: yes\n", "7: mounts[0].secrets[0].optional: must be true or false" },
 };
 

@@ -23,12 +23,33 @@ static struct json *parsed(const char *text)
 static void test_exact(void)
 {
 	static const char *const same[] = {
-		"null", "true", "false", "0", "-0", "\"\"", "{}", "[]", "[[],{}]",
-		"123456789012345678901234567890", "1.10", "-1e+400", "0.1000000000000000055511151231257827", "1E5",
-		"9007199254740993", "\"a\\u0000b\"", "\"\\u0000\"", "{\"\\u0000k\\u0000\":\"\\u0000\\u0000\"}",
-		"\"\xef\xb7\x90\"", "\"\xef\xb7\x90n1\"", "\"\xef\xb7\x90\xef\xb7\x90" "0\\u0000\xef\xb7\x90m\"",
-		"{\"\xef\xb7\x90n1\":[1,\"1\"]}", "\"\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001f\x7f\"",
-		"\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x94\x91\"", "{\"b\":1,\"a\":2,\"\":3,\"B\":4}", "[1,2,3,null,true]",
+		"null",
+		"true",
+		"false",
+		"0",
+		"-0",
+		"\"\"",
+		"{}",
+		"[]",
+		"[[],{}]",
+		"123456789012345678901234567890",
+		"1.10",
+		"-1e+400",
+		"0.1000000000000000055511151231257827",
+		"1E5",
+		"9007199254740993",
+		"\"a\\u0000b\"",
+		"\"\\u0000\"",
+		"{\"\\u0000k\\u0000\":\"\\u0000\\u0000\"}",
+		"\"\xef\xb7\x90\"",
+		"\"\xef\xb7\x90n1\"",
+		"\"\xef\xb7\x90\xef\xb7\x90"
+		"0\\u0000\xef\xb7\x90m\"",
+		"{\"\xef\xb7\x90n1\":[1,\"1\"]}",
+		"\"\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001f\x7f\"",
+		"\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x94\x91\"",
+		"{\"b\":1,\"a\":2,\"\":3,\"B\":4}",
+		"[1,2,3,null,true]",
 		"{\"a\":{\"a\":{\"a\":1}},\"b\":[{\"a\":1},{\"a\":1}]}",
 	};
 
@@ -67,7 +88,8 @@ static void test_normalised(void)
 	cleanup_json struct json *j = parsed("{\"a\":[1,{}],\"b\":[],\"c\":{\"d\":null}}");
 	cleanup_sec char *out = json_print(j, true, NULL);
 	CHECK(out);
-	CHECK(strcmp(out, "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": [],\n  \"c\": {\n    \"d\": null\n  }\n}") == 0);
+	CHECK(strcmp(out, "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": [],\n  \"c\": {\n    \"d\": null\n  }\n}") ==
+	      0);
 }
 
 struct bad {
@@ -182,9 +204,9 @@ static void test_depth(void)
 
 static void test_reading(void)
 {
-	cleanup_json struct json *j =
-		parsed("{\"data\":{\"data\":{\"x\":\"a\\u0000b\"},\"n\":42},\"list\":[1,2],\"yes\":true,"
-		       "\"big\":9223372036854775807,\"over\":9223372036854775808,\"f\":1.0,\"neg\":-7,\"z\\u0000\":1}");
+	cleanup_json struct json *j = parsed(
+		"{\"data\":{\"data\":{\"x\":\"a\\u0000b\"},\"n\":42},\"list\":[1,2],\"yes\":true,"
+		"\"big\":9223372036854775807,\"over\":9223372036854775808,\"f\":1.0,\"neg\":-7,\"z\\u0000\":1}");
 	size_t len = 0;
 
 	CHECK(json_type(j) == JSON_OBJECT);
@@ -251,8 +273,9 @@ static void test_building(void)
 	CHECK(!json_of_bytes("\xff", 1) && errno == EILSEQ);
 	CHECK(!json_of_string("\xed\xa0\x80"));
 
-	static const char want[] = "{\"list\":[-9223372036854775808,false,null,\"a\\u0000\\\"b\"],\"n\\u0000l\":\"\xc3\xa4\","
-				   "\"o\":{},\"e\":\"\"}";
+	static const char want[] =
+		"{\"list\":[-9223372036854775808,false,null,\"a\\u0000\\\"b\"],\"n\\u0000l\":\"\xc3\xa4\","
+		"\"o\":{},\"e\":\"\"}";
 	cleanup_sec char *out = json_print(j, false, NULL);
 	CHECK_MSG(out && strcmp(out, want) == 0, "%s", out);
 
