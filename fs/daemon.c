@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fs/mountconf.h"
 #include "fs/mountpoint.h"
+#include "vault/control.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -53,6 +54,31 @@ int fs_daemon_new(const struct fs_daemon_conf *conf, struct fs_daemon **ret, str
 	}
 	*ret = d;
 	return 0;
+}
+
+void fs_daemon_free(struct fs_daemon *d)
+{
+	if (!d)
+		return;
+	control_server_free(d->control);
+	while (d->mounts) {
+		struct daemon_mount *m = d->mounts;
+		fs_daemon_unlink_mount(d, m);
+		fs_daemon_free_mount(m);
+	}
+	fs_server_free(d->server);
+	while (d->vaults) {
+		struct daemon_vault *v = d->vaults;
+		d->vaults = v->next;
+		fs_daemon_free_vault(d, v);
+	}
+	vault_cache_free(d->cache);
+	io_free(d->io);
+	if (d->wake >= 0)
+		close(d->wake);
+	pthread_cond_destroy(&d->reloaded);
+	pthread_mutex_destroy(&d->lock);
+	free(d);
 }
 
 struct io *fs_daemon_io(struct fs_daemon *d)

@@ -17,7 +17,7 @@ struct fs_daemon;
 struct fs_daemon_conf {
 	size_t cache_max_entries, cache_max_bytes; /* 0: defaults */
 	unsigned wait_ms;
-	unsigned threads; /* serving threads; 0: as many as processors, at most 4 */
+	unsigned threads; /* serving threads; 0: by the number of processors */
 };
 int must_use fs_daemon_new(const struct fs_daemon_conf *conf, struct fs_daemon **ret, struct err *e);
 /* Unmounts everything, closes vaults, wipes. */

@@ -10,6 +10,10 @@
  * While a thread polls, the others are not woken for that device; when it finds request after request without a pause
  * (BUSY_RUN), it arms the device again so that another thread joins.
  *
+ * More threads than that do not help on few processors: they take each other's requests across cores (measured; see
+ * docs/benchmarks.md), so small machines get one. A long scheduling slice keeps a reader that was just woken from
+ * displacing the thread before it has polled.
+ *
  * Devices are found by number, not by pointer: an event may be on its way while the device is taken out.
  */
 #include "fs/device.h"
@@ -20,12 +24,16 @@
 
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <sched.h>
+#include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 enum {
@@ -33,6 +41,7 @@ enum {
 	BOUNCE_SIZE = MAX_IO + 4096,  /* a reply's header and the largest read */
 	REQUEST_SIZE = MAX_IO + 8192, /* what the kernel may hand over at once: it refuses smaller buffers */
 	SPIN_NS = 100 * 1000,
+	SLICE_NS = 100 * 1000 * 1000,
 	CREDIT_MAX = 16,
 	BUSY_RUN = 64,
 	INIT_WAIT_S = 10,
@@ -48,7 +57,7 @@ struct fs_device {
 	bool fd_given; /* the session closes it */
 	/* guarded by server->lock */
 	unsigned busy; /* threads inside */
-	bool stopping, inited, dead;
+	bool stopping, inited, refused, dead;
 	_Atomic bool quit;	   /* = stopping || dead, for the serving loop */
 	_Atomic unsigned credit;
 	struct fs_device *next;
@@ -66,6 +75,14 @@ struct fs_server {
 	_Atomic uint64_t requests, spins, sleeps;
 };
 
+static void libfuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+	char line[256];
+	(void)vsnprintf(line, sizeof line, fmt, ap);
+	line[strcspn(line, "\n")] = 0;
+	log_msg(level <= FUSE_LOG_ERR ? LOG_ERROR : LOG_DEBUG, "libfuse: %s", line);
+}
+
 /* The one place where plaintext leaves secret memory. */
 static pthread_key_t bounce_key;
 static pthread_once_t bounce_once = PTHREAD_ONCE_INIT;
@@ -80,6 +97,7 @@ static void bounce_free(void *p)
 
 static void bounce_init(void)
 {
+	fuse_set_log_func(libfuse_log);
 	(void)pthread_key_create(&bounce_key, bounce_free);
 }
 
@@ -197,6 +215,7 @@ static void process(struct fs_server *s, struct fs_device *d, void *mem, size_t 
 	if (is_init) {
 		SCOPED_LOCK(&s->lock);
 		d->inited = true;
+		d->refused = fuse_session_exited(d->session);
 		pthread_cond_broadcast(&s->changed);
 	}
 }
@@ -268,8 +287,25 @@ static void serve(struct fs_server *s, struct fs_device *d, void *mem)
 	arm(s, d);
 }
 
+/* struct sched_attr of linux/sched/types.h, which clashes with glibc's sched.h in some versions. */
+struct slice_attr {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+static void long_slice(void)
+{
+	/* EEVDF takes sched_runtime of SCHED_OTHER as the wished slice since 6.12; older kernels ignore it. */
+	struct slice_attr a = { .size = sizeof a, .policy = SCHED_OTHER, .runtime = SLICE_NS };
+	(void)syscall(SYS_sched_setattr, 0, &a, 0);
+}
+
 static void *serving_thread(void *arg)
 {
+	long_slice();
 	struct fs_server *s = arg;
 	/* Pages that are pinned while the kernel fills them: not the (secret) stack. Requests hold names, no values. */
 	void *mem = mmap(NULL, REQUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -294,7 +330,7 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 {
 	if (threads == 0) {
 		long n = sysconf(_SC_NPROCESSORS_ONLN);
-		threads = n < 1 ? 1 : n > 4 ? 4 : (unsigned)n;
+		threads = n < 4 ? 1 : n > 8 ? 4 : (unsigned)n / 2;
 	}
 	struct fs_server *s = calloc(1, sizeof *s);
 	struct secthread **thread = calloc(threads, sizeof(struct secthread *));
@@ -369,6 +405,8 @@ static int wait_for_init(struct fs_server *s, struct fs_device *d, struct err *e
 		if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT)
 			return err_set(e, ETIMEDOUT, "the kernel did not begin to use the mount within %d s", INIT_WAIT_S);
 	}
+	if (d->refused)
+		return err_set(e, EPROTO, "libfuse and the kernel did not agree on a protocol; the log says more");
 	return 0;
 }
 
@@ -385,8 +423,11 @@ int fs_device_new(struct fs_server *s, int fd, const struct fuse_lowlevel_ops *o
 	(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	d->gone = gone;
 	d->userdata = userdata;
-	char *argv[] = { (char *)"cloudtaser", NULL };
-	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	/* The same number stands in the mount's options (fs/mountpoint.h); libfuse wants it here too. */
+	char option[32];
+	(void)snprintf(option, sizeof option, "-omax_read=%d", MAX_IO);
+	char *argv[] = { (char *)"cloudtaser", option, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(2, argv);
 	d->session = fuse_session_new(&args, ops, ops_size, userdata);
 	fuse_opt_free_args(&args);
 	static const struct fuse_custom_io io = { .writev = device_writev, .read = device_read };

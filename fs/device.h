@@ -19,7 +19,7 @@
 struct fs_server;
 struct fs_device;
 
-/* threads 0: as many as processors, at most 4. */
+/* threads 0: by the number of processors (device.c says why so few). */
 int must_use fs_server_new(unsigned threads, struct fs_server **ret, struct err *e);
 void fs_server_free(struct fs_server *s); /* NULL is fine; all devices must be freed before */
 unsigned fs_server_threads(const struct fs_server *s);

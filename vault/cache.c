@@ -166,6 +166,16 @@ struct vault_secret *vault_cache_peek(struct vault_cache *c, struct vault_backen
 	return e && e->value && now <= e->expires ? vault_secret_ref(e->secret) : NULL;
 }
 
+struct vault_listing *vault_cache_peek_list(struct vault_cache *c, struct vault_backend *b, const char *folder)
+{
+	size_t len = strlen(folder);
+	uint64_t hash = cache_hash(c, CACHE_LISTING, b, folder, len);
+	uint64_t now = cache_now();
+	SCOPED_LOCK(&c->lock);
+	struct cache_entry *e = cache_find(c, CACHE_LISTING, b, folder, len, hash);
+	return e && e->value && now <= e->expires ? vault_listing_ref(e->listing) : NULL;
+}
+
 void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b)
 {
 	SCOPED_LOCK(&c->lock);
