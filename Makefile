@@ -183,13 +183,14 @@ $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(LIB_fs)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 # A fuzz target is linked with libFuzzer, or by gcc with tests/fuzz/replay.c, which feeds it the files of its corpus.
-# LLVMFuzzerTestOneInput has no header of its own.
+# Its part is the topmost one that it includes from. LLVMFuzzerTestOneInput has no header of its own.
+fuzz_part = $(lastword $(foreach f,$(FOLDERS),$(if $(shell grep -l '^\#include "$(f)/' tests/fuzz/$(notdir $(1)).c),$(f))))
 $(BUILD)/obj/tests/fuzz/%.o: WARN += -Wno-missing-prototypes
-$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB_fs)
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $$(LIB_$$(call fuzz_part,$$@))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
-$(BUILD)/replay/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/replay.o $(LIB_fs)
+$(BUILD)/replay/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/replay.o $$(LIB_$$(call fuzz_part,$$@))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 

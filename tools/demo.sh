@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # tools/demo.sh (make run): a secret goes into a sealed vault, is mounted and read with cat. In a temporary folder that
 # is gone afterwards; as root or not. Ends with 0 only when the value that was read is the one that went in.
+# shellcheck disable=SC2016 # the commands are printed as they are typed, and expanded when they run
 set -euo pipefail
 
 PATH=$(cd "${BUILD:-build}/bin" && pwd):$PATH
@@ -24,6 +25,7 @@ unset VAULT_ADDR BAO_ADDR
 mkdir "$folder/run"
 cd "$folder"
 
+# Prints a command, then runs it: what is shown is what happens.
 run() {
     printf '\n$ %s\n' "$1"
     eval "$1"
