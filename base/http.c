@@ -33,10 +33,12 @@ enum {
 	CONNECT_TIMEOUT_MS = 5000,
 	TIMEOUT_MS = 15000,
 	HEADER_MAX = 64 * 1024, /* all header lines of an answer */
-	CONNECTIONS_MAX = 40,
+	CONNECTIONS_MAX = 50,
 	CONNECTIONS_MIN = 2,
 	/* Measured (tests/unit/test_base_http.c prints it): the peak of one more TLS connection, in bytes. */
-	CONNECTION_COST = 256 * 1024,
+	CONNECTION_COST = 96 * 1024,
+	UPLOAD_BUFFER = 16 * 1024, /* the least libcurl takes */
+	BUFFER = 4 * 1024,
 	KEEP_IDLE = 4,
 	SHRINK_MS = 5000,
 	IDLE_MS = 30000,
@@ -524,6 +526,9 @@ static int set_options(struct transfer *t, unsigned left_ms)
 	SET(CURLOPT_WRITEFUNCTION, on_body);
 	SET(CURLOPT_WRITEDATA, t);
 	SET(CURLOPT_SHARE, t->pool->share);
+	/* Pages of secret memory are dear (some 30 us for the first touch of each), libcurl's default is 64 + 16 KiB. */
+	SET(CURLOPT_UPLOAD_BUFFERSIZE, (long)UPLOAD_BUFFER);
+	SET(CURLOPT_BUFFERSIZE, (long)BUFFER);
 	/* libcurl repeats what a kept connection swallowed without a byte of answer; what is no repeatable gets a new
 	 * connection, so that it is never sent twice. */
 	SET(CURLOPT_FRESH_CONNECT, idempotent ? 0L : 1L);

@@ -340,6 +340,8 @@ int tls_apply(struct tls *t, void *ssl_ctx, const char *host, struct tls_report 
 		return -ENOMEM;
 	if (SSL_CTX_set_ex_data(ctx, report_index(), report) != 1)
 		return -ENOMEM;
+	/* Its write buffer is as large as the largest record: 16 KiB of secret memory for requests of some 300 bytes. */
+	(void)SSL_CTX_set_max_send_fragment(ctx, 4096);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, on_verify);
 	SSL_CTX_set_cert_cb(ctx, on_certificate_asked, NULL);
 	/* libcurl would write the session's keys into the file that SSLKEYLOGFILE names. */

@@ -292,8 +292,8 @@ class OpenBao:
         return name
 
     def token(self, policies=(), ttl="1h", namespace=None, **kwargs):
-        """A new token with these policies; an orphan, so that nothing else takes it away."""
-        body = {"policies": list(policies), "ttl": ttl, "no_parent": True, **kwargs}
+        """A new token with these policies (none: default); an orphan, so that nothing else takes it away."""
+        body = {"policies": list(policies) or ["default"], "ttl": ttl, "no_parent": True, **kwargs}
         return self.api("POST", "auth/token/create", body, namespace=namespace)["auth"]["client_token"]
 
     def reader(self, rules, ttl="1h", name=None):
