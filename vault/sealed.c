@@ -43,7 +43,7 @@ struct sealed {
 	struct sealed_file *file;
 	struct op *head, **tail;
 	struct io_timer *timer;
-	bool *gone; /* set when a callback closed the backend under a running queue */
+	bool *gone;	       /* set when a callback closed the backend under a running queue */
 	struct err last_error; /* code 0: the vault answered when last asked */
 };
 
@@ -105,28 +105,28 @@ static void queue(struct vault_backend *b, struct op op, const char *path, struc
 
 static void sealed_get(struct vault_backend *b, const char *path, vault_get_fn *done, void *arg)
 {
-	queue(b, (struct op){.kind = OP_GET, .get = done, .arg = arg}, path, NULL);
+	queue(b, (struct op){ .kind = OP_GET, .get = done, .arg = arg }, path, NULL);
 }
 
 static void sealed_list(struct vault_backend *b, const char *folder, vault_list_fn *done, void *arg)
 {
-	queue(b, (struct op){.kind = OP_LIST, .list = done, .arg = arg}, folder, NULL);
+	queue(b, (struct op){ .kind = OP_LIST, .list = done, .arg = arg }, folder, NULL);
 }
 
 static void sealed_put(struct vault_backend *b, const char *path, struct vault_secret *s, uint32_t cas,
 		       vault_done_fn *done, void *arg)
 {
-	queue(b, (struct op){.kind = OP_PUT, .cas = cas, .done = done, .arg = arg}, path, s);
+	queue(b, (struct op){ .kind = OP_PUT, .cas = cas, .done = done, .arg = arg }, path, s);
 }
 
 static void sealed_del(struct vault_backend *b, const char *path, vault_done_fn *done, void *arg)
 {
-	queue(b, (struct op){.kind = OP_DEL, .done = done, .arg = arg}, path, NULL);
+	queue(b, (struct op){ .kind = OP_DEL, .done = done, .arg = arg }, path, NULL);
 }
 
 static void sealed_check(struct vault_backend *b, vault_done_fn *done, void *arg)
 {
-	queue(b, (struct op){.kind = OP_CHECK, .done = done, .arg = arg}, "", NULL);
+	queue(b, (struct op){ .kind = OP_CHECK, .done = done, .arg = arg }, "", NULL);
 }
 
 /* ---- running ---- */
@@ -355,7 +355,7 @@ static int run_job(void *(*fn)(void *), struct job *j, struct err *e)
 int vault_sealed_init(const char *file, const void *passphrase, size_t len, const struct vault_sealed_kdf *kdf,
 		      struct err *e)
 {
-	struct job j = {.file = file, .passphrase = passphrase, .len = len, .kdf = kdf};
+	struct job j = { .file = file, .passphrase = passphrase, .len = len, .kdf = kdf };
 	return run_job(create_job, &j, e);
 }
 
@@ -368,7 +368,7 @@ int vault_sealed_open(struct io *io, const struct vault_sealed_conf *conf, const
 		free(s);
 		return err_set(e, ENOMEM, "%s: no memory", conf->file);
 	}
-	struct job j = {.file = conf->file, .passphrase = passphrase, .len = len};
+	struct job j = { .file = conf->file, .passphrase = passphrase, .len = len };
 	int r = run_job(open_job, &j, e);
 	if (r < 0) {
 		free(s);
@@ -377,8 +377,11 @@ int vault_sealed_open(struct io *io, const struct vault_sealed_conf *conf, const
 	s->name = TAKE_PTR(name);
 	s->file = j.opened;
 	s->tail = &s->head;
-	s->base = (struct vault_backend){.ops = &sealed_ops, .io = io, .name = s->name, .refresh_s = conf->refresh_s,
-					 .max_stale_s = conf->max_stale_s};
+	s->base = (struct vault_backend){ .ops = &sealed_ops,
+					  .io = io,
+					  .name = s->name,
+					  .refresh_s = conf->refresh_s,
+					  .max_stale_s = conf->max_stale_s };
 	*ret = &s->base;
 	return 0;
 }

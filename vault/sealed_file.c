@@ -48,8 +48,8 @@ int sealed_cannot_read(const char *file, int code, struct err *e)
 		return err_sys(e, EACCES, "%s cannot be read", file);
 	case ENOENT:
 	case ENOTDIR:
-		return err_set(e, EAGAIN, "%s is not there any more; put it back, or make one with `cloudtaser vault init`",
-			       file);
+		return err_set(e, EAGAIN,
+			       "%s is not there any more; put it back, or make one with `cloudtaser vault init`", file);
 	default:
 		err_sys(e, code, "%s cannot be read", file);
 		if (e)
@@ -113,8 +113,8 @@ int sealed_check_whole(const char *file, int fd, uint64_t len, uint64_t suspect,
 	if (r < 0)
 		return r;
 	if (memcmp(is, was, sizeof is) != 0) {
-		(void)err_set(e, EBADMSG, "byte %llu to %llu (its checksum does not match)", (unsigned long long)suspect,
-			      (unsigned long long)len);
+		(void)err_set(e, EBADMSG, "byte %llu to %llu (its checksum does not match)",
+			      (unsigned long long)suspect, (unsigned long long)len);
 		return sealed_name_file(file, -EBADMSG, e);
 	}
 	return 0;
@@ -123,7 +123,8 @@ int sealed_check_whole(const char *file, int fd, uint64_t len, uint64_t suspect,
 static int snapshot_open(const char *file, struct sealed_snapshot *ret, struct err *e)
 {
 	/* O_NONBLOCK: a named pipe must not stop the loop. */
-	CLEANUP_WITH(sealed_snapshot_close) struct sealed_snapshot s = {.fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+	CLEANUP_WITH(sealed_snapshot_close)
+	struct sealed_snapshot s = { .fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK) };
 	if (s.fd < 0)
 		return sealed_cannot_read(file, errno, e);
 	if (fstat(s.fd, &s.st) < 0)
@@ -196,7 +197,8 @@ static int unlock(const char *file, const struct sealed_header *h, const void *p
 		}
 	}
 	if (!tried)
-		return err_set(e, ENOTSUP, "%s: no passphrase opens it, only ways that this program does not know", file);
+		return err_set(e, ENOTSUP, "%s: no passphrase opens it, only ways that this program does not know",
+			       file);
 	return err_set(e, EKEYREJECTED, "%s: wrong passphrase (the file itself is sound)", file);
 }
 
@@ -237,7 +239,8 @@ int sealed_file_open(const char *path, const void *passphrase, size_t len, struc
 	if (r < 0)
 		return r;
 	/* Before the passphrase is tried: what is wrong then is the passphrase. */
-	r = sealed_check_whole(f->path, f->now.fd, f->now.header.file_len, sealed_header_len(&f->now.header), NULL, NULL, e);
+	r = sealed_check_whole(f->path, f->now.fd, f->now.header.file_len, sealed_header_len(&f->now.header), NULL,
+			       NULL, e);
 	if (r < 0)
 		return r;
 	r = unlock(f->path, &f->now.header, passphrase, len, f->keys, e);
@@ -279,7 +282,7 @@ int sealed_file_refresh(struct sealed_file *f, struct err *e)
 		return sealed_cannot_read(f->path, errno, e);
 	if (!f->doubtful && same_file(&st, &f->now.st))
 		return 0;
-	CLEANUP_WITH(sealed_snapshot_close) struct sealed_snapshot s = {.fd = -1};
+	CLEANUP_WITH(sealed_snapshot_close) struct sealed_snapshot s = { .fd = -1 };
 	int r = snapshot_open(f->path, &s, e);
 	if (r < 0)
 		return r;

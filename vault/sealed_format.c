@@ -126,7 +126,7 @@ int sealed_header_parse(const uint8_t *p, size_t n, uint64_t file_len, struct se
 		return err_set(e, ENOTSUP, "its format has version %u, this program reads version %d; use a newer one",
 			       get32(p + 16), SEALED_VERSION);
 
-	struct sealed_header h = {.n_slots = get32(p + 24)};
+	struct sealed_header h = { .n_slots = get32(p + 24) };
 	if (h.n_slots < 1 || h.n_slots > SEALED_SLOTS_MAX || get32(p + 20) != sealed_header_len(&h))
 		return err_set(e, EBADMSG, "byte 20 (the length of the header)");
 	size_t len = sealed_header_len(&h);
@@ -168,7 +168,7 @@ int sealed_header_parse(const uint8_t *p, size_t n, uint64_t file_len, struct se
 
 void sealed_keys_derive(struct sealed_keys *k)
 {
-	static const char context[crypto_kdf_CONTEXTBYTES] = {'c', 't', 'v', 'a', 'u', 'l', 't', '1'};
+	static const char context[crypto_kdf_CONTEXTBYTES] = { 'c', 't', 'v', 'a', 'u', 'l', 't', '1' };
 	crypto_kdf_derive_from_key(k->index, sizeof k->index, 1, context, k->master);
 	crypto_kdf_derive_from_key(k->value, sizeof k->value, 2, context, k->master);
 }
@@ -293,7 +293,7 @@ int sealed_index_parse(uint8_t *bytes, size_t len, uint64_t data_len, struct sea
 	const uint8_t *before = NULL;
 	for (uint32_t i = 0; i < n; i++) {
 		const uint8_t *p = bytes + at;
-		x->record[i] = (struct sealed_record){.data = x->data_len, .at = (uint32_t)at};
+		x->record[i] = (struct sealed_record){ .data = x->data_len, .at = (uint32_t)at };
 		if (!record_check(p, len - at, &x->data_len))
 			return err_set(e, EBADMSG, "its index (entry %u)", i);
 		if (before && path_cmp((const char *)before + RECORD_HEAD, get16(before), (const char *)p + RECORD_HEAD,
@@ -538,7 +538,8 @@ int sealed_value_seal(const struct sealed_keys *k, const uint8_t *file_id, const
 	cleanup_sec uint8_t *plain = sec_malloc(len);
 	cleanup_free uint8_t *block = malloc(len + SEALED_TAG_LEN);
 	if (!plain || !block)
-		return err_set(e, ENOMEM, "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)", len);
+		return err_set(e, ENOMEM, "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)",
+			       len);
 	put32(plain, (uint32_t)n);
 	uint8_t *p = plain + VALUE_HEAD;
 	for (size_t i = 0; i < n; i++) {
@@ -580,7 +581,7 @@ int sealed_value_parse(const uint8_t *p, size_t n, uint64_t version, int64_t cre
 		p += FIELD_HEAD;
 		if (name > left || value > left - name)
 			return err_set(e, EBADMSG, "%s", where);
-		f[i] = (struct vault_field){(const char *)p, name, p + name, value};
+		f[i] = (struct vault_field){ (const char *)p, name, p + name, value };
 		left -= name + value;
 		p += name + value;
 	}
@@ -599,7 +600,8 @@ int sealed_value_open(const struct sealed_keys *k, const uint8_t *file_id, const
 	size_t len = v->len - SEALED_TAG_LEN;
 	cleanup_sec uint8_t *plain = sec_malloc(len);
 	if (!plain)
-		return err_set(e, ENOMEM, "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)", len);
+		return err_set(e, ENOMEM, "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)",
+			       len);
 	uint8_t ad[VALUE_AD_MAX];
 	size_t ad_len = value_ad(file_id, path, path_len, v->version, ad);
 	if (crypto_aead_xchacha20poly1305_ietf_decrypt(plain, NULL, NULL, block, v->len, ad, ad_len, v->nonce,

@@ -126,8 +126,8 @@ struct sealed_version {
 struct sealed_entry {
 	const char *path; /* borrowed from the index, not terminated */
 	size_t path_len;
-	uint64_t last; /* the newest version number ever given; goes on after a removal */
-	unsigned n;    /* versions kept; 0: removed */
+	uint64_t last;				    /* the newest version number ever given; goes on after a removal */
+	unsigned n;				    /* versions kept; 0: removed */
 	struct sealed_version version[SEALED_KEEP]; /* ascending */
 };
 

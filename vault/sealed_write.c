@@ -173,7 +173,8 @@ static int successor_commit(struct successor *n, const char *real, unsigned flag
 	free(n->path);
 	n->path = NULL;
 	if (fsync(dir) < 0)
-		return cannot_write(real, "is written, but its folder cannot be synced: a power cut may undo it", errno, e);
+		return cannot_write(real, "is written, but its folder cannot be synced: a power cut may undo it", errno,
+				    e);
 	return 0;
 }
 
@@ -233,7 +234,7 @@ static int replace(struct sealed_file *f, const struct sealed_entry *entry, cons
 	int r = sealed_index_with(f->index, entry, &bytes, &len, &data_len, e);
 	if (r < 0)
 		return sealed_name_file(f->path, r, e);
-	CLEANUP_WITH(sealed_snapshot_close) struct sealed_snapshot s = {.fd = -1, .header = f->now.header};
+	CLEANUP_WITH(sealed_snapshot_close) struct sealed_snapshot s = { .fd = -1, .header = f->now.header };
 	struct sealed_header *h = &s.header;
 	h->generation++;
 	h->index_len = len + SEALED_TAG_LEN;
@@ -251,7 +252,7 @@ static int replace(struct sealed_file *f, const struct sealed_entry *entry, cons
 	cleanup_free char *real = realpath(f->path, NULL);
 	if (!real)
 		return sealed_cannot_read(f->path, errno, e);
-	CLEANUP_WITH(successor_free) struct successor next = {.fd = -1, .vault = f->path};
+	CLEANUP_WITH(successor_free) struct successor next = { .fd = -1, .vault = f->path };
 	r = successor_open(&next, real, &f->now.st, e);
 	if (!r)
 		r = successor_add(&next, s.header_bytes, sealed_header_len(h), e);
@@ -260,15 +261,20 @@ static int replace(struct sealed_file *f, const struct sealed_entry *entry, cons
 	if (r < 0)
 		return r;
 	uint64_t data_at = sealed_data_at(&f->now.header);
-	struct carry carry = {.to = &next, .data_at = data_at, .data_end = data_at + f->index->data_len,
-			      .skip_from = data_at + from, .insert_at = data_at + to, .block = block, .block_len = block_len};
+	struct carry carry = { .to = &next,
+			       .data_at = data_at,
+			       .data_end = data_at + f->index->data_len,
+			       .skip_from = data_at + from,
+			       .insert_at = data_at + to,
+			       .block = block,
+			       .block_len = block_len };
 	/* The versions that stay are the last of the old ones, so what goes is one stretch. */
 	uint64_t kept = 0;
 	for (unsigned k = 0; k + (block ? 1 : 0) < entry->n; k++)
 		kept += entry->version[k].len;
 	carry.skip_to = carry.insert_at - kept;
-	r = sealed_check_whole(f->path, f->now.fd, f->now.header.file_len, sealed_header_len(&f->now.header), carry_take, &carry,
-			e);
+	r = sealed_check_whole(f->path, f->now.fd, f->now.header.file_len, sealed_header_len(&f->now.header),
+			       carry_take, &carry, e);
 	if (!r)
 		r = carry_insert(&carry, e);
 	if (!r)
@@ -295,19 +301,19 @@ int sealed_file_put(struct sealed_file *f, const char *path, const struct vault_
 		    uint64_t *ret_version, struct err *e)
 {
 	size_t i;
-	struct sealed_entry entry = {.path = path, .path_len = strlen(path)};
+	struct sealed_entry entry = { .path = path, .path_len = strlen(path) };
 	if (sealed_index_find(f->index, path, entry.path_len, &i))
 		sealed_index_at(f->index, i, &entry);
 	uint64_t is = entry.n ? entry.last : 0;
 	if (cas != VAULT_CAS_ANY && cas != is)
-		return err_set(e, EEXIST, "%.200s has version %llu now (0: it is not there), not %u; read it again", path,
-			       (unsigned long long)is, cas);
+		return err_set(e, EEXIST, "%.200s has version %llu now (0: it is not there), not %u; read it again",
+			       path, (unsigned long long)is, cas);
 	if (entry.last == UINT64_MAX)
 		return err_set(e, EOVERFLOW, "%.200s has no version numbers left", path);
 	if (entry.n == SEALED_KEEP)
 		memmove(entry.version, entry.version + 1, --entry.n * sizeof *entry.version);
 	struct sealed_version *v = &entry.version[entry.n++];
-	*v = (struct sealed_version){.version = ++entry.last, .created = (int64_t)time(NULL)};
+	*v = (struct sealed_version){ .version = ++entry.last, .created = (int64_t)time(NULL) };
 	cleanup_free uint8_t *block = NULL;
 	int r = sealed_value_seal(f->keys, f->now.header.file_id, path, entry.path_len, s, v, &block, e);
 	if (r < 0)
@@ -377,8 +383,8 @@ int sealed_file_create(const char *path, const void *passphrase, size_t len, con
 	cleanup_sec uint8_t *key = sec_malloc(SEALED_KEY_LEN);
 	if (!keys || !key)
 		return err_set(e, ENOMEM, "%s: no secret memory for its keys", path);
-	struct sealed_header h = {.n_slots = 1, .generation = 1, .index_len = SEALED_INDEX_HEAD + SEALED_TAG_LEN};
-	h.slot[0] = (struct sealed_slot){.kind = SEALED_SLOT_PASSPHRASE, .ops = ops, .mem = mem_mib << 20};
+	struct sealed_header h = { .n_slots = 1, .generation = 1, .index_len = SEALED_INDEX_HEAD + SEALED_TAG_LEN };
+	h.slot[0] = (struct sealed_slot){ .kind = SEALED_SLOT_PASSPHRASE, .ops = ops, .mem = mem_mib << 20 };
 	h.file_len = sealed_data_at(&h) + SEALED_SUM_LEN;
 	randombytes_buf(h.file_id, sizeof h.file_id);
 	randombytes_buf(h.slot[0].salt, sizeof h.slot[0].salt);
@@ -408,7 +414,7 @@ int sealed_file_create(const char *path, const void *passphrase, size_t len, con
 		return err_set(e, EAGAIN, "%s is held by somebody who makes or writes a vault there", lock_path);
 	if (r < 0)
 		return r;
-	CLEANUP_WITH(successor_free) struct successor next = {.fd = -1, .vault = full};
+	CLEANUP_WITH(successor_free) struct successor next = { .fd = -1, .vault = full };
 	r = successor_open(&next, full, NULL, e);
 	if (!r)
 		r = successor_add(&next, header, sealed_header_len(&h), e);

@@ -61,7 +61,12 @@ int vault_secret_new(const struct vault_field *fields, size_t n, uint64_t versio
 	if (!s)
 		return err_set(e, ENOMEM, "no memory for a secret of %zu fields", n);
 	static _Atomic uint64_t ids;
-	*s = (struct vault_secret){.refs = 1, .id = atomic_fetch_add(&ids, 1) + 1, .version = version, .created = created, .n = n, .bytes = size + values};
+	*s = (struct vault_secret){ .refs = 1,
+				    .id = atomic_fetch_add(&ids, 1) + 1,
+				    .version = version,
+				    .created = created,
+				    .n = n,
+				    .bytes = size + values };
 	if (n)
 		memcpy(s->field, fields, n * sizeof *fields);
 	qsort(s->field, n, sizeof *s->field, field_cmp);
@@ -72,7 +77,8 @@ int vault_secret_new(const struct vault_field *fields, size_t n, uint64_t versio
 	if (values) {
 		s->values = secbuf_new(values);
 		if (!s->values)
-			return err_set(e, ENOMEM, "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)",
+			return err_set(e, ENOMEM,
+				       "no secret memory for %zu bytes (raise the locked memory limit, ulimit -l)",
 				       values);
 	}
 	char *name = (char *)&s->field[n];
@@ -268,7 +274,7 @@ int vault_secret_from_json(const struct json *obj, uint64_t version, int64_t cre
 	if (n > VAULT_FIELDS_MAX)
 		return err_set(e, EMSGSIZE, "a secret has at most %d fields, this one has %zu", VAULT_FIELDS_MAX, n);
 	cleanup_free struct vault_field *fields = calloc(n ? n : 1, sizeof *fields);
-	CLEANUP_WITH(made_free) struct made made = {.p = calloc(n ? n : 1, sizeof *made.p)};
+	CLEANUP_WITH(made_free) struct made made = { .p = calloc(n ? n : 1, sizeof *made.p) };
 	if (!fields || !made.p)
 		return err_set(e, ENOMEM, "no memory for a secret of %zu fields", n);
 	made.n = n;

@@ -153,7 +153,7 @@ static int wait_for(struct waiter *w, void (*start)(void *), struct err *e)
 
 int vault_get_sync(struct vault_backend *b, const char *path, struct vault_secret **ret, struct err *e)
 {
-	struct waiter w = {.b = b, .path = path};
+	struct waiter w = { .b = b, .path = path };
 	int r = wait_for(&w, start_get, e);
 	if (!r)
 		*ret = w.secret;
@@ -162,7 +162,7 @@ int vault_get_sync(struct vault_backend *b, const char *path, struct vault_secre
 
 int vault_list_sync(struct vault_backend *b, const char *folder, struct vault_names **ret, struct err *e)
 {
-	struct waiter w = {.b = b, .path = folder};
+	struct waiter w = { .b = b, .path = folder };
 	int r = wait_for(&w, start_list, e);
 	if (!r)
 		*ret = w.names;
@@ -172,7 +172,7 @@ int vault_list_sync(struct vault_backend *b, const char *folder, struct vault_na
 int vault_put_sync(struct vault_backend *b, const char *path, struct vault_secret *s, uint32_t cas,
 		   uint64_t *ret_version, struct err *e)
 {
-	struct waiter w = {.b = b, .path = path, .put = s, .cas = cas};
+	struct waiter w = { .b = b, .path = path, .put = s, .cas = cas };
 	int r = wait_for(&w, start_put, e);
 	if (!r && ret_version)
 		*ret_version = w.version;
@@ -181,13 +181,13 @@ int vault_put_sync(struct vault_backend *b, const char *path, struct vault_secre
 
 int vault_del_sync(struct vault_backend *b, const char *path, struct err *e)
 {
-	struct waiter w = {.b = b, .path = path};
+	struct waiter w = { .b = b, .path = path };
 	return wait_for(&w, start_del, e);
 }
 
 int vault_check_sync(struct vault_backend *b, struct err *e)
 {
-	struct waiter w = {.b = b};
+	struct waiter w = { .b = b };
 	return wait_for(&w, start_check, e);
 }
 

@@ -24,8 +24,8 @@ static bool has(const struct vault_secret *s, const char *name, size_t name_len,
 static void test_new(void)
 {
 	struct err e = ERR_INIT;
-	const struct vault_field in[] = {FIELD("user", "alice"), FIELD("a\0b", "x\0y"), FIELD("a", ""), FIELD("", "empty"),
-					 FIELD("pass\xff", "\xff\xfe")};
+	const struct vault_field in[] = { FIELD("user", "alice"), FIELD("a\0b", "x\0y"), FIELD("a", ""),
+					  FIELD("", "empty"), FIELD("pass\xff", "\xff\xfe") };
 	cleanup_secret struct vault_secret *s = NULL;
 	CHECK(vault_secret_new(in, 5, 7, 1700000000, &s, &e) == 0);
 	CHECK(vault_secret_version(s) == 7);
@@ -38,7 +38,7 @@ static void test_new(void)
 	CHECK(HAS(s, "pass\xff", "\xff\xfe"));
 	CHECK(!vault_secret_find(s, "use", 3));
 	CHECK(!vault_secret_find(s, "users", 5));
-	static const char *const order[] = {"", "a", "a", "pass\xff", "user"};
+	static const char *const order[] = { "", "a", "a", "pass\xff", "user" };
 	for (size_t i = 0; i < 5; i++)
 		CHECK(!strcmp(vault_secret_at(s, i)->name, order[i]));
 	CHECK(!vault_secret_at(s, 5));
@@ -62,7 +62,7 @@ static void test_bounds(void)
 {
 	struct err e = ERR_INIT;
 	struct vault_secret *s = NULL;
-	const struct vault_field twice[] = {FIELD("b", "1"), FIELD("a", "2"), FIELD("b", "3")};
+	const struct vault_field twice[] = { FIELD("b", "1"), FIELD("a", "2"), FIELD("b", "3") };
 	CHECK(vault_secret_new(twice, 3, 1, 0, &s, &e) == -EEXIST && !s && e.msg[0]);
 
 	cleanup_free struct vault_field *many = calloc(VAULT_FIELDS_MAX + 1, sizeof *many);
@@ -70,7 +70,7 @@ static void test_bounds(void)
 	CHECK(many && names);
 	for (int i = 0; i <= VAULT_FIELDS_MAX; i++) {
 		char *name = names + i * 8;
-		many[i] = (struct vault_field){name, (size_t)snprintf(name, 8, "f%d", i), (const uint8_t *)"v", 1};
+		many[i] = (struct vault_field){ name, (size_t)snprintf(name, 8, "f%d", i), (const uint8_t *)"v", 1 };
 	}
 	CHECK(vault_secret_new(many, VAULT_FIELDS_MAX + 1, 1, 0, &s, &e) == -EMSGSIZE && !s);
 	CHECK(vault_secret_new(many, VAULT_FIELDS_MAX, 1, 0, &s, &e) == 0);
@@ -80,11 +80,11 @@ static void test_bounds(void)
 
 	/* Never read: the sum is refused first. */
 	static const uint8_t byte[1];
-	const struct vault_field large[] = {{"a", 1, byte, VAULT_SECRET_MAX}, {"b", 1, byte, 1}};
+	const struct vault_field large[] = { { "a", 1, byte, VAULT_SECRET_MAX }, { "b", 1, byte, 1 } };
 	CHECK(vault_secret_new(large, 2, 1, 0, &s, &e) == -EMSGSIZE && !s);
-	const struct vault_field huge[] = {{"a", 1, byte, SIZE_MAX}, {"b", 1, byte, 2}};
+	const struct vault_field huge[] = { { "a", 1, byte, SIZE_MAX }, { "b", 1, byte, 2 } };
 	CHECK(vault_secret_new(huge, 2, 1, 0, &s, &e) == -EMSGSIZE && !s);
-	const struct vault_field names_huge[] = {{"a", SIZE_MAX, byte, 1}, {"b", 2, byte, 1}};
+	const struct vault_field names_huge[] = { { "a", SIZE_MAX, byte, 1 }, { "b", 2, byte, 1 } };
 	CHECK(vault_secret_new(names_huge, 2, 1, 0, &s, &e) == -EMSGSIZE && !s);
 }
 
@@ -110,11 +110,12 @@ static struct vault_secret *parse(const char *text)
 static void test_json(void)
 {
 	struct err e = ERR_INIT;
-	const struct vault_field in[] = {FIELD("t", "h\xc3\xa9\n\"\0z"), FIELD("b", "\xff\x00\x01\x02"), FIELD("e", ""),
-					 FIELD("n\0u", "nul")};
+	const struct vault_field in[] = { FIELD("t", "h\xc3\xa9\n\"\0z"), FIELD("b", "\xff\x00\x01\x02"),
+					  FIELD("e", ""), FIELD("n\0u", "nul") };
 	cleanup_secret struct vault_secret *s = NULL;
 	CHECK(vault_secret_new(in, 4, 1, 0, &s, &e) == 0);
-	check_text(s, "{\"b\":{\"base64\":\"/wABAg==\"},\"e\":\"\",\"n\\u0000u\":\"nul\",\"t\":\"h\xc3\xa9\\n\\\"\\u0000z\"}");
+	check_text(s, "{\"b\":{\"base64\":\"/"
+		      "wABAg==\"},\"e\":\"\",\"n\\u0000u\":\"nul\",\"t\":\"h\xc3\xa9\\n\\\"\\u0000z\"}");
 
 	/* And back, unchanged. */
 	cleanup_json struct json *j = vault_secret_to_json(s);
@@ -124,10 +125,10 @@ static void test_json(void)
 	for (size_t i = 0; i < 4; i++)
 		CHECK(has(back, in[i].name, in[i].name_len, in[i].value, in[i].len));
 
-	cleanup_secret struct vault_secret *all =
-		parse("{\"s\":\"x\",\"i\":10,\"f\":1.50,\"big\":123456789012345678901234567890,\"t\":true,\"n\":null,"
-		      "\"a\":[1, \"two\"],\"o\":{\"k\": \"v\"},\"u\":\"a\\u0000b\",\"64\":{\"base64\":\"/wABAg==\"},"
-		      "\"txt64\":{\"base64\":\"aGVsbG8=\"},\"empty64\":{\"base64\":\"\"}}");
+	cleanup_secret struct vault_secret *all = parse(
+		"{\"s\":\"x\",\"i\":10,\"f\":1.50,\"big\":123456789012345678901234567890,\"t\":true,\"n\":null,"
+		"\"a\":[1, \"two\"],\"o\":{\"k\": \"v\"},\"u\":\"a\\u0000b\",\"64\":{\"base64\":\"/wABAg==\"},"
+		"\"txt64\":{\"base64\":\"aGVsbG8=\"},\"empty64\":{\"base64\":\"\"}}");
 	CHECK(vault_secret_count(all) == 12);
 	CHECK(HAS(all, "s", "x"));
 	CHECK(HAS(all, "i", "10"));
@@ -143,9 +144,9 @@ static void test_json(void)
 	CHECK(HAS(all, "empty64", ""));
 
 	/* What only resembles the base64 form is an object like any other. */
-	cleanup_secret struct vault_secret *odd =
-		parse("{\"a\":{\"base64\":\"not base64!\"},\"b\":{\"base64\":\"/wABAg==\",\"more\":1},\"c\":{\"base64\":7},"
-		      "\"d\":{\"Base64\":\"/w==\"},\"e\":{\"base64\":\"/w\"},\"f\":{},\"g\":{\"base64\\u0000\":\"/w==\"}}");
+	cleanup_secret struct vault_secret *odd = parse(
+		"{\"a\":{\"base64\":\"not base64!\"},\"b\":{\"base64\":\"/wABAg==\",\"more\":1},\"c\":{\"base64\":7},"
+		"\"d\":{\"Base64\":\"/w==\"},\"e\":{\"base64\":\"/w\"},\"f\":{},\"g\":{\"base64\\u0000\":\"/w==\"}}");
 	CHECK(HAS(odd, "a", "{\"base64\":\"not base64!\"}"));
 	CHECK(HAS(odd, "b", "{\"base64\":\"/wABAg==\",\"more\":1}"));
 	CHECK(HAS(odd, "c", "{\"base64\":7}"));
@@ -160,7 +161,7 @@ static void test_json(void)
 	CHECK(vault_secret_from_json(NULL, 1, 0, &no, &e) == -EINVAL && !no);
 
 	/* A name that is no UTF-8 has no JSON form; another name would be another field. */
-	const struct vault_field raw[] = {FIELD("\xff", "v")};
+	const struct vault_field raw[] = { FIELD("\xff", "v") };
 	cleanup_secret struct vault_secret *named = NULL;
 	CHECK(vault_secret_new(raw, 1, 1, 0, &named, &e) == 0);
 	errno = 0;
@@ -177,8 +178,8 @@ static void test_json_many(void)
 	CHECK(f && names);
 	for (int i = 0; i < N; i++) {
 		char *name = names + i * 8;
-		f[i] = (struct vault_field){name, (size_t)snprintf(name, 8, "f%d", i),
-					    (const uint8_t *)(i % 2 ? "text" : "\x80\x00"), i % 2 ? 4 : 2};
+		f[i] = (struct vault_field){ name, (size_t)snprintf(name, 8, "f%d", i),
+					     (const uint8_t *)(i % 2 ? "text" : "\x80\x00"), i % 2 ? 4 : 2 };
 	}
 	cleanup_secret struct vault_secret *s = NULL, *back = NULL;
 	CHECK(vault_secret_new(f, N, 1, 0, &s, &e) == 0);
@@ -192,12 +193,13 @@ static void test_json_many(void)
 static void test_paths(void)
 {
 	struct err e = ERR_INIT;
-	static const char *const good[] = {"a", "app/db", "a b/\xff\xfe/%2F", "..a/b..", ".../x", "\n"};
+	static const char *const good[] = { "a", "app/db", "a b/\xff\xfe/%2F", "..a/b..", ".../x", "\n" };
 	for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
 		CHECK_MSG(vault_path_check(good[i], false, &e) == 0, "%s: %s", good[i], e.msg);
 		CHECK_MSG(vault_path_check(good[i], true, &e) == 0, "%s: %s", good[i], e.msg);
 	}
-	static const char *const bad[] = {"/", "/a", "a//b", "a//", "//", ".", "..", "./a", "a/.", "a/..", "a/../b", "a/./b", "../"};
+	static const char *const bad[] = { "/",	  "/a",	 "a//b", "a//",	   "//",    ".",  "..",
+					   "./a", "a/.", "a/..", "a/../b", "a/./b", "../" };
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		e = (struct err)ERR_INIT;
 		CHECK_MSG(vault_path_check(bad[i], false, &e) == -EINVAL && e.msg[0], "%s", bad[i]);
@@ -210,6 +212,7 @@ static void test_paths(void)
 
 	static char longest[VAULT_PATH_MAX + 2];
 	memset(longest, 'x', VAULT_PATH_MAX);
+	longest[VAULT_PATH_MAX] = '\0';
 	CHECK(vault_path_check(longest, false, &e) == 0);
 	longest[VAULT_PATH_MAX] = 'x';
 	CHECK(vault_path_check(longest, false, &e) == -EINVAL);
