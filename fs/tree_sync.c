@@ -235,6 +235,9 @@ void fs_sync_cached(struct fs_tree *t, struct fs_node *dir)
 	struct vault_listing *l = d->folder ? vault_cache_peek_list(t->cache, t->backend, d->folder) : NULL;
 	struct vault_secret *s = d->secret ? vault_cache_peek(t->cache, t->backend, d->secret) : NULL;
 	bool news = (l && l->serial != d->listing_serial) || (s && vault_secret_id(s) != d->secret_id);
+	/* A child is not named before it is known whether a field has its name. */
+	if (d->folder && d->secret && !s && !d->secret_id)
+		news = false;
 	if (news)
 		(void)fs_sync_dir(t, dir, l, s, false); /* out of memory: the old names stay, the next look tries again */
 	if (l)
