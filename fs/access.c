@@ -11,7 +11,7 @@
  * lives (the root is a subreaper), so membership does not go stale.
  *
  * Cost of a check by tree, measured with tests/unit/test_fs_access (2 cores, VM, 6.18; nearly all of it is the kernel
- * writing the status file): known caller 7.4 us, unknown child of the root 36 us, by uid 0.01 us.
+ * writing the status file): known caller 8 us, unknown child of the root 20 us, by uid 0.003 us.
  *
  * The walk goes by numbers, which can be reused while it goes. So each link is read again after the parent's file was
  * opened: a child that still names the same parent proves that the number was the parent's all the while.
