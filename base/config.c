@@ -196,7 +196,7 @@ int config_parse(const char *name, const char *text, size_t len, struct config *
 int config_load(const char *file, struct config **ret, struct err *e)
 {
 	cleanup_free char *text = NULL;
-	size_t len;
+	size_t len = 0;
 	int n = read_file(file, &text, &len, e);
 
 	return n < 0 ? n : config_parse(file, text, len, ret, e);
@@ -206,7 +206,7 @@ int config_check(const char *file, void (*fn)(void *arg, const char *finding), v
 {
 	cleanup_reader struct reader r = { 0 };
 	cleanup_free char *text = NULL;
-	size_t len;
+	size_t len = 0;
 	int n = read_file(file, &text, &len, e);
 
 	if (n == 0)

@@ -121,6 +121,10 @@ static void unknown_key(struct reader *r, int line, const struct at *at, const c
 	const char *near = NULL;
 	char list[300] = "";
 
+	if (r->n_findings >= FINDINGS_MAX) { /* nobody will see the suggestion */
+		r->n_findings++;
+		return;
+	}
 	for (size_t i = 0, n = 0; i < n_keys; i++) {
 		size_t d = distance(name, keys[i].name);
 		if (strlen(name) >= 2 && (begins(name, keys[i].name) || begins(keys[i].name, name)) && d > 1)

@@ -224,7 +224,7 @@ static int build_sequence(struct parser *p, struct json *seq, unsigned depth)
 {
 	for (;;) {
 		cleanup_event yaml_event_t ev = { .type = YAML_NO_EVENT };
-		struct json *item;
+		struct json *item = NULL;
 		int r = next_event(p, &ev);
 
 		if (r < 0)
@@ -245,7 +245,7 @@ static int build_mapping(struct parser *p, struct json *map, unsigned depth)
 
 	for (;;) {
 		cleanup_event yaml_event_t key = { .type = YAML_NO_EVENT }, ev = { .type = YAML_NO_EVENT };
-		struct json *value;
+		struct json *value = NULL;
 		int r = next_event(p, &key);
 
 		if (r < 0)
@@ -327,11 +327,6 @@ static int place_cmp(const void *pa, const void *pb)
 
 int yamldoc_parse(const char *text, size_t len, unsigned max_depth, struct yamldoc **ret, int *ret_line, struct err *e)
 {
-	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
-		text += 3;
-		len -= 3;
-	}
-
 	struct parser p = { .text = text, .len = len, .max_depth = max_depth, .line = ret_line, .e = e };
 	size_t good = utf8_span(text, len);
 	if (good < len)

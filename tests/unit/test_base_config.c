@@ -72,6 +72,10 @@ static void test_defaults(void)
 		CHECK(c->wait_ms == 10000);
 	}
 
+	cleanup_config struct config *bom = good("\xef\xbb\xbf"
+						 "wait: 2s\n");
+	CHECK(bom->wait_ms == 2000);
+
 	cleanup_config struct config *c = good("vaults:\n"
 					       "  s: {file: /v}\n"
 					       "  o: {address: 'https://h'}\n"
@@ -433,6 +437,8 @@ static const struct bad mounts[] = {
 	  "8: mounts[0].allow.users[1]: there is no user\n9: mounts[0].allow.groups[0]: must be a group's name or "
 	  "number" },
 	{ M "  allow_other: no\n", "5: mounts[0].allow_other: must be true or false" },
+	{ M "  allow: {groups: [0]}\n  allow_other: false\n", "6: mounts[0].allow_other: is false" },
+	{ M "  allow_other: false\n  allow: {users: [12345]}\n", "5: mounts[0].allow_other: is false" },
 	{ M "  owner: 12345\n  allow_other: false\n",
 	  "6: mounts[0].allow_other: is false, but 'owner' or 'allow' name others" },
 };
@@ -463,12 +469,14 @@ static const struct bad secrets[] = {
 	{ M "  secrets:\n  - path: a\n    as: 2024\n",
 	  "7: mounts[0].secrets[0].as: must be a path below the mount: put it in quotes" },
 	{ M "  secrets:\n  - a/" N256 "\n", "6: mounts[0].secrets[0]: has a part longer than 255 bytes" },
-	{ M "  secrets:\n  - path: a\n    as: \"%%%%" N64 N64 N64 N64 "\"\n",
+	{ M "  secrets:\n  - path: a\n    as: \"%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%" N64 N64 N64 "\"\n",
 	  "7: mounts[0].secrets[0].as: has a part longer" },
 	{ M "  secrets:\n  - a/b\n  - c\n  - a/b\n",
 	  "8: mounts[0].secrets[2]: appears at the same place as secrets[0] (line 6)" },
 	{ M "  secrets:\n  - x/\n  - {path: y/, as: x}\n",
 	  "7: mounts[0].secrets[1]: appears at the same place as secrets[0]" },
+	{ M "  secrets: [a/, a, {path: b/, as: a}]\n",
+	  "5: mounts[0].secrets[2]: appears at the same place as secrets[0] (line 5)" },
 	{ M "  secrets:\n  - b\n  - path: a\n    as: b\n  - path: c\n    as: b\n",
 	  "7: mounts[0].secrets[1]: appears at the same place as secrets[0] (line 6)\n"
 	  "9: mounts[0].secrets[2]: appears at the same place as secrets[1] (line 7)" },

@@ -43,8 +43,7 @@ static void test_exact(void)
 		"{\"\\u0000k\\u0000\":\"\\u0000\\u0000\"}",
 		"\"\xef\xb7\x90\"",
 		"\"\xef\xb7\x90n1\"",
-		"\"\xef\xb7\x90\xef\xb7\x90"
-		"0\\u0000\xef\xb7\x90m\"",
+		"\"\xef\xb7\x90\xef\xb7\x90\x30\\u0000\xef\xb7\x90m\"",
 		"{\"\xef\xb7\x90n1\":[1,\"1\"]}",
 		"\"\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001f\x7f\"",
 		"\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x94\x91\"",

@@ -121,13 +121,22 @@ static void test_bounds(void)
 	CHECK(text_line());
 	CHECK_MSG(strlen(line) == 4096, "%zu", strlen(line));
 
-	/* A token that the bound cuts: not even its beginning. */
+	log_set(LOG_INFO, LOG_JSON);
+	log_info("%s", big);
+	cleanup_json struct json *whole = json_line();
+	n = strlen(json_string(json_get(whole, "message")));
+	CHECK_MSG(n > 3900 && n < 4096, "%zu", n);
+
+	/* A token that the bound cuts: not even its beginning, which redacting the ones before it has brought near. */
+	log_set(LOG_INFO, LOG_TEXT);
 	for (size_t at = 4000; at < 4096; at++) {
 		memset(big, 'x', 20000);
+		for (size_t k = 0; k < 10; k++)
+			memcpy(big + k * 50, " hvs." TOKEN20 TOKEN20 " ", 46);
 		memcpy(big + at, " hvs." TOKEN20 TOKEN20 " ", 46);
 		log_info("%s", big);
 		CHECK(text_line());
-		CHECK_MSG(!strstr(line, "hvs."), "cut at %zu: %s", at, line + at);
+		CHECK_MSG(!strstr(line, "hvs."), "cut at %zu: %s", at, line);
 	}
 	free(big);
 }
@@ -169,6 +178,15 @@ static void test_redact(void)
 	}
 }
 
+/* Where nobody can read it, a line is lost and nothing else happens. */
+static void test_nowhere(void)
+{
+	log_init("test", LOG_INFO, LOG_TEXT, -1);
+	errno = 0;
+	log_error("lost");
+	CHECK(errno == 0);
+}
+
 /* On a terminal a person reads: no timestamp. */
 static void test_terminal(void)
 {
@@ -199,6 +217,7 @@ int main(void)
 	test_escapes();
 	test_bounds();
 	test_redact();
+	test_nowhere();
 	test_terminal();
 	puts("ok");
 	return 0;
