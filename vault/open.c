@@ -140,23 +140,47 @@ static char *vault_env(const char *what)
 	return NULL;
 }
 
+/* NULL stays NULL. */
+static int absolute(const char *path, char **ret, struct err *e)
+{
+	char here[PATH_MAX];
+	int n;
+	if (!path)
+		return 0;
+	if (*path == '/')
+		n = asprintf(ret, "%s", path);
+	else if (getcwd(here, sizeof here))
+		n = asprintf(ret, "%s/%s", here, path);
+	else
+		return err_sys(e, errno, "%s: there is no working directory", path);
+	return n < 0 ? no_memory(e) : 0;
+}
+
 static int openbao_at(const char *url, struct config_vault **ret, struct err *e)
 {
 	size_t len = strlen(url);
 	while (len && url[len - 1] == '/')
 		len--;
-	cleanup_free char *address = strndup(url, len);
+	cleanup_free char *address = strndup(url, len), *ca = NULL, *cert = NULL, *key = NULL;
 	if (!address)
 		return no_memory(e);
+	/* They may be read again when the working directory is another one. */
+	int r = absolute(vault_env("CACERT"), &ca, e);
+	if (r == 0)
+		r = absolute(vault_env("CLIENT_CERT"), &cert, e);
+	if (r == 0)
+		r = absolute(vault_env("CLIENT_KEY"), &key, e);
+	if (r < 0)
+		return r;
 	const struct config_vault v = {
 		.name = address,
 		.kind = CONFIG_VAULT_OPENBAO,
 		.address = address,
 		.kv_mount = (char *)"secret",
 		.namespace_ = vault_env("NAMESPACE"),
-		.ca_file = vault_env("CACERT"),
-		.cert_file = vault_env("CLIENT_CERT"),
-		.key_file = vault_env("CLIENT_KEY"),
+		.ca_file = ca,
+		.cert_file = cert,
+		.key_file = key,
 		.server_name = vault_env("TLS_SERVER_NAME"),
 		.connect_timeout_ms = 5000,
 		.timeout_ms = 15000,
@@ -179,19 +203,6 @@ static void list_names(const struct config *c, char *out, size_t size)
 		}
 		n += (size_t)k;
 	}
-}
-
-static int absolute(const char *path, char **ret, struct err *e)
-{
-	char here[PATH_MAX];
-	int n;
-	if (*path == '/')
-		n = asprintf(ret, "%s", path);
-	else if (getcwd(here, sizeof here))
-		n = asprintf(ret, "%s/%s", here, path);
-	else
-		return err_sys(e, errno, "file:%s: no working directory", path);
-	return n < 0 ? no_memory(e) : 0;
 }
 
 int vault_resolve(const struct config *config, const char *vault, struct config_vault **ret, struct err *e)
