@@ -10,6 +10,7 @@
 #include "base/log.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,6 +103,7 @@ static int detach(const struct cli *c, const struct mount_options *o, const char
 		return cli_fail(c, r, &e);
 	}
 	(void)fflush(NULL);
+	(void)signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it */
 	pid_t child = fork();
 	if (child < 0) {
 		int r = err_sys(&e, errno, "fork");

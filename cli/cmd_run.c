@@ -176,6 +176,7 @@ static int run_session(struct cli *c, const struct run_options *o, struct sessio
 	sigset_t set;
 	session_signals(&set);
 	(void)pthread_sigmask(SIG_BLOCK, &set, &session->mask);
+	(void)signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it: then no exit code could be had */
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		r = err_sys(&e, errno, "socketpair");

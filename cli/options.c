@@ -156,28 +156,25 @@ static int parse(struct cli *c, const struct cli_command *command, void *options
 	return 0;
 }
 
+/* Words of `text` from column `at` on; further lines begin at `indent`. */
 static void print_wrapped(const char *text, int indent, int at)
 {
 	enum { WIDTH = 100 };
+	bool first = true;
 	while (*text) {
-		size_t word = strcspn(text, " ");
-		if (at > indent && at + 1 + (int)word > WIDTH) {
+		int word = (int)strcspn(text, " ");
+		if (!first && at + 1 + word > WIDTH) {
 			(void)printf("\n%*s", indent, "");
 			at = indent;
+		} else if (!first) {
+			(void)putchar(' ');
+			at++;
 		}
-		(void)printf("%.*s", (int)word, text);
-		at += (int)word;
+		(void)printf("%.*s", word, text);
+		at += word;
+		first = false;
 		text += word;
-		if (*text == ' ') {
-			text++;
-			if (at + 1 + (int)strcspn(text, " ") <= WIDTH) {
-				(void)putchar(' ');
-				at++;
-			} else {
-				(void)printf("\n%*s", indent, "");
-				at = indent;
-			}
-		}
+		text += strspn(text, " ");
 	}
 	(void)putchar('\n');
 }

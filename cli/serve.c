@@ -33,8 +33,6 @@ static void open_control(struct cli_serve *s)
 	int r = path ? fs_daemon_control(s->daemon, path, NULL, NULL, &e) : -ENOMEM;
 	if (r < 0)
 		log_warn("no control socket, so `status` will not show this: %s", err_msg(&e, r));
-	else
-		s->socket = TAKE_PTR(path);
 }
 
 int cli_serve_start(struct cli_serve *s, const char *mountpoint, const char *prefix, const struct fs_mount_how *how,
@@ -92,11 +90,8 @@ int cli_serve_start(struct cli_serve *s, const char *mountpoint, const char *pre
 
 void cli_serve_stop(struct cli_serve *s)
 {
-	if (s->vault.backend) /* not handed over: it lives on the daemon's loop, which goes next */
-		vault_backend_close_sync(TAKE_PTR(s->vault.backend));
+	/* Not handed over yet: it lives on the daemon's loop, which goes next. */
+	vault_backend_close_sync(TAKE_PTR(s->vault.backend));
 	fs_daemon_free(TAKE_PTR(s->daemon));
-	if (s->socket)
-		(void)unlink(s->socket);
-	free(TAKE_PTR(s->socket));
 	cli_vault_close(&s->vault);
 }

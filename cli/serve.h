@@ -9,7 +9,6 @@
 struct cli_serve {
 	struct cli_vault vault;
 	struct fs_daemon *daemon;
-	char *socket; /* of our control socket; NULL: none */
 };
 #define CLI_SERVE_INIT \
 	{ .vault = CLI_VAULT_INIT }
