@@ -60,6 +60,15 @@ void fs_daemon_free(struct fs_daemon *d)
 {
 	if (!d)
 		return;
+	/* A handler may wait for a reload that nobody will carry out any more. */
+	{
+		SCOPED_LOCK(&d->lock);
+		if (d->reload_state == RELOAD_ASKED) {
+			d->reload_result = err_set(&d->reload_error, ESHUTDOWN, "the daemon is ending");
+			d->reload_state = RELOAD_DONE;
+			pthread_cond_broadcast(&d->reloaded);
+		}
+	}
 	control_server_free(d->control);
 	while (d->mounts) {
 		struct daemon_mount *m = d->mounts;

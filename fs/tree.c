@@ -585,7 +585,8 @@ struct json *fs_tree_status(struct fs_tree *t)
 	SCOPED_LOCK(&t->lock);
 	struct json *j = json_object();
 	struct json *problems = json_array();
-	for (size_t i = 0; i < t->n_problems; i++) {
+	/* The newest few: an answer of the control socket has a bound. */
+	for (size_t i = t->n_problems > PROBLEMS_SHOWN ? t->n_problems - PROBLEMS_SHOWN : 0; i < t->n_problems; i++) {
 		struct json *p = json_object();
 		(void)json_set(p, "path", json_of_string(t->problem[i].path));
 		(void)json_set(p, "message", json_of_string(t->problem[i].message));
@@ -594,6 +595,7 @@ struct json *fs_tree_status(struct fs_tree *t)
 	}
 	(void)json_set(j, "names", json_of_int((int64_t)fs_nodes_count(t->nodes)));
 	(void)json_set(j, "open", json_of_int((int64_t)t->open));
+	(void)json_set(j, "n_problems", json_of_int((int64_t)t->n_problems));
 	(void)json_set(j, "problems", problems);
 	return j;
 }

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <time.h>
 
-enum { PROBLEMS_MAX = 64 };
+enum { PROBLEMS_MAX = 64, PROBLEMS_SHOWN = 8 };
 
 struct fs_problem {
 	char *path; /* in the vault */
