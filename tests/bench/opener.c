@@ -172,8 +172,7 @@ int main(int argc, char **argv)
 		usleep(1000);
 	uint64_t start = now_ns();
 	atomic_store(&shared->go, true);
-	struct timespec t = { .tv_sec = (time_t)seconds,
-			      .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
+	struct timespec t = { .tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
 	nanosleep(&t, NULL);
 	atomic_store(&shared->stop, true);
 	uint64_t elapsed = now_ns() - start;
@@ -210,7 +209,7 @@ int main(int argc, char **argv)
 		       "\"max_us\": %.1f, \"ops_per_s\": %.0f}\n",
 		       n, p50, p99, p999, mean, (double)max / 1000, rate);
 	else
-		printf("readers %d  p50 %.2f us  p99 %.2f us  p99.9 %.2f us  mean %.2f us  max %.1f us  %.0f ops/s\n", n, p50,
-		       p99, p999, mean, (double)max / 1000, rate);
+		printf("readers %d  p50 %.2f us  p99 %.2f us  p99.9 %.2f us  mean %.2f us  max %.1f us  %.0f ops/s\n",
+		       n, p50, p99, p999, mean, (double)max / 1000, rate);
 	return 0;
 }
