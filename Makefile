@@ -110,7 +110,7 @@ lint: ## C, shell, Python, and the rules of the house
 
 lint-c: $(patsubst %.c,$(BUILD)/lint/%.tidy,$(C_FILES))
 
-$(BUILD)/lint/%.tidy: %.c $(H_FILES) .clang-tidy tools/tidy.sh
+$(BUILD)/lint/%.tidy: %.c $(H_FILES) .clang-tidy tests/.clang-tidy tools/tidy.sh
 	@mkdir -p $(@D)
 	@tools/tidy.sh $< -std=gnu17 $(CPPFLAGS_ALL)
 	@touch $@

@@ -60,8 +60,8 @@ of() { find "$1" -name '*.[ch]'; }
     refuse "fs knows no HTTP" '\<(http_(client|send|request|response)|curl_)' $(of fs)
 
     # where a secret would leave secret memory, or the shell be asked
-    refuse "not here: no bound, or a shell" '\<(system|popen|strcpy|strcat|sprintf|vsprintf|gets|mktemp|tmpnam)[ \t]*\(' \
-        "${c_files[@]}"
+    refuse "no shell, no guessed file names" '\<(system|popen|gets|mktemp|tmpnam)[ \t]*\(' "${c_files[@]}"
+    refuse "a function without a bound" '\<(strcpy|strcat|sprintf|vsprintf)[ \t]*\(' "${product[@]}"
     refuse "a token is never taken from the environment" \
         '(=|,|return|[a-z_]\()[ \t]*getenv\("(VAULT|BAO)_TOKEN"\)' "${product[@]}"
 }

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# tools/tidy.sh FILE.c FLAGS...: clang-tidy on one file; prints what it found, and fails if that is anything.
+# tools/tidy.sh FILE.c FLAGS...: clang-tidy on one file; prints what it found, and fails if that is anything. The
+# analyzer's way to a finding is printed too when V=1.
 set -uo pipefail
 
 file=$1
@@ -10,11 +11,12 @@ if [ "$file" != base/err.c ]; then
 fi
 found=$(${CLANG_TIDY:-clang-tidy} --quiet "$file" -- "$@" 2>/dev/null)
 status=$?
-# A finding is its first line and what follows up to the next one. Leaks are dropped: locals with a cleanup attribute
-# look leaked to this analyzer.
-found=$(awk '
-    /^[^ ].*:[0-9]+:[0-9]+: (warning|error): / || /^error: / { keep = !/: Potential (memory )?leak/ }
-    keep' <<<"$found")
+if [ -z "${V:-}" ]; then
+    found=$(awk '
+        /^[^ ].*:[0-9]+:[0-9]+: (warning|error): / || /^error: / { keep = 1 }
+        /^[^ ].*:[0-9]+:[0-9]+: note: / { keep = 0 }
+        keep' <<<"$found")
+fi
 if [ -n "$found" ]; then
     printf '%s\n' "$found"
     exit 1

@@ -85,26 +85,24 @@ class Daemon:
             user.own(self.folder)
         notify = self.folder / "notify.sock"
         argv = [*prefix, str(program), "-c", str(self.config_file), *map(str, arguments)]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as said:
-            said.bind(str(notify))
-            os.chmod(notify, 0o666)
-            with open(self.log, "ab") as out:
-                self.process = subprocess.Popen(
-                    user.argv(*argv) if user else argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=environment(user.home if user else self.folder, {"NOTIFY_SOCKET": str(notify), **(env or {})}),
-                    preexec_fn=die_with_parent,
-                )
-            try:
-                self._wait_ready(said, ready)
-            except BaseException:
-                self.kill()
-                raise
-            finally:
-                notify.unlink()
+        self._said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._said.bind(str(notify))
+        os.chmod(notify, 0o666)
+        with open(self.log, "ab") as out:
+            self.process = subprocess.Popen(
+                user.argv(*argv) if user else argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment(user.home if user else self.folder, {"NOTIFY_SOCKET": str(notify), **(env or {})}),
+                preexec_fn=die_with_parent,
+            )
         self.pid = self.process.pid
+        try:
+            self._wait_for(b"READY=1", ready)
+        except BaseException:
+            self.kill()
+            raise
 
     def write_config(self, config):
         """A JSON document is a YAML one too."""
@@ -116,20 +114,29 @@ class Daemon:
             self.user.own(new)
         new.replace(self.config_file)
 
-    def _wait_ready(self, said, seconds):
+    def _wait_for(self, word, seconds):
         deadline = time.monotonic() + seconds
         ended = os.pidfd_open(self.process.pid)
         try:
             while True:
-                ready = select.select([said, ended], [], [], max(0, deadline - time.monotonic()))[0]
-                if said in ready and b"READY=1" in said.recv(4096).split(b"\n"):
-                    return
-                if ended in ready:
+                ready = select.select([self._said, ended], [], [], max(0, deadline - time.monotonic()))[0]
+                if self._said in ready:
+                    if word in self._said.recv(4096).split(b"\n"):
+                        return
+                elif ended in ready:
                     raise AssertionError(f"cloudtaserd ended with status {self.process.wait()}:\n{self.tail()}")
-                if not ready:
-                    raise AssertionError(f"cloudtaserd was not ready within {seconds} s:\n{self.tail()}")
+                else:
+                    raise AssertionError(f"cloudtaserd: no {word.decode()} within {seconds} s:\n{self.tail()}")
         finally:
             os.close(ended)
+
+    def reload(self, config=None, timeout=READY_TIMEOUT):
+        """SIGHUP, with another configuration if one is given; returns when the daemon says that it is done."""
+        if config is not None:
+            self.write_config(config)
+        self.process.send_signal(signal.SIGHUP)
+        self._wait_for(b"RELOADING=1", timeout)
+        self._wait_for(b"READY=1", timeout)
 
     def tail(self, size=4000):
         with contextlib.suppress(OSError):
@@ -152,9 +159,11 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise AssertionError(f"cloudtaserd did not go within {timeout} s:\n{self.tail()}") from None
+        self._said.close()
         return self.process.returncode
 
     def kill(self):
         """SIGKILL, and waits until it is gone."""
         self.process.kill()
         self.process.wait()
+        self._said.close()

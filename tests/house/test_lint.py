@@ -36,7 +36,7 @@ def test_a_clean_tree_passes(lint):
             "base/yaml.c": SPDX + "#include <yaml.h>\n",
             "vault/a.c": SPDX + '#include "base/json.h"\n',
             "fs/a.c": SPDX + '#include "vault/a.h"\n#include "base/http.h"\n#include <fuse_lowlevel.h>\n',
-            "cli/a.c": SPDX + '#include "fs/daemon.h"\nint hint(void)\n{\n\tif (getenv("VAULT_TOKEN"))\n\t\treturn 1;\n}\n',
+            "cli/a.c": SPDX + '#include "fs/daemon.h"\nint f(void)\n{\n\treturn !getenv("VAULT_TOKEN");\n}\n',
             "tests/a.py": "# SPDX-License-Identifier: Apache-2.0\n",
         }
     )
@@ -61,7 +61,8 @@ def test_a_clean_tree_passes(lint):
         ("fs/x.c", "struct http_client *c;\n"),
         ("cli/x.c", 'int r = system("true");\n'),
         ("cli/x.c", 'FILE *f = popen ("true", "r");\n'),
-        ("tests/x.c", "void f(char *p) { strcpy(p, q); }\n"),
+        ("fs/x.c", "void f(char *p) { strcpy(p, q); }\n"),
+        ("tests/x.c", 'int r = system("true");\n'),
         ("base/x.c", 'void f(char *p) { sprintf(p, "x"); }\n'),
         ("cli/x.c", 'char *t = getenv("VAULT_TOKEN");\n'),
         ("base/x.c", 'char *f(void) { return getenv("BAO_TOKEN"); }\n'),
