@@ -27,6 +27,40 @@ void fs_daemon_wake(struct fs_daemon *d)
 	(void)!write(d->wake, &one, sizeof one);
 }
 
+/* Is this vault known to fail, and from now on? On the loop's thread only. */
+static bool set_failing(struct fs_daemon *d, const struct vault_backend *b, bool failing)
+{
+	size_t i = 0;
+	while (i < d->n_failing && d->failing[i] != b)
+		i++;
+	bool was = i < d->n_failing;
+	if (failing && !was && d->n_failing < FAILING_MAX)
+		d->failing[d->n_failing++] = b;
+	else if (!failing && was)
+		d->failing[i] = d->failing[--d->n_failing];
+	return was;
+}
+
+/* On the loop's thread. Names and reasons, never values; one line, not one a secret, when a whole vault is away. */
+static void cache_changed(void *arg, struct vault_backend *b, const char *path, int r, const struct err *e)
+{
+	struct fs_daemon *d = arg;
+	if (r == -ENOENT || r == -EACCES) {
+		log_warn("vault %s: %s: taken away: %s", b->name, path, err_msg(e, r));
+	} else if (r == -E2BIG) {
+		log_warn("vault %s: %s: not kept: %s", b->name, path, err_msg(e, r));
+	} else if (r < 0) {
+		if (set_failing(d, b, true))
+			log_debug("vault %s: %s: not asked for again: %s", b->name, path, err_msg(e, r));
+		else
+			log_warn("vault %s: cannot be asked; what is known is served: %s", b->name, err_msg(e, r));
+	} else {
+		if (set_failing(d, b, false))
+			log_info("vault %s: answers again", b->name);
+		log_debug("vault %s: %s: current version known", b->name, path);
+	}
+}
+
 int fs_daemon_new(const struct fs_daemon_conf *conf, struct fs_daemon **ret, struct err *e)
 {
 	struct fs_daemon *d = calloc(1, sizeof *d);
@@ -52,6 +86,7 @@ int fs_daemon_new(const struct fs_daemon_conf *conf, struct fs_daemon **ret, str
 		fs_daemon_free(d);
 		return r;
 	}
+	vault_cache_observe(d->cache, cache_changed, d);
 	*ret = d;
 	return 0;
 }

@@ -30,8 +30,13 @@ struct daemon_mount {
 	bool gone;	/* the kernel has let go of it */
 };
 
+enum { FAILING_MAX = 64 };
+
 struct fs_daemon {
 	struct io *io;
+	/* [loop] vaults that could not be asked when last tried; compared, never followed */
+	const struct vault_backend *failing[FAILING_MAX];
+	size_t n_failing;
 	struct vault_cache *cache;
 	struct fs_server *server;
 	pthread_mutex_t lock; /* the lists below */
