@@ -69,7 +69,7 @@ void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b);
 
 /*
  * Called on the loop thread, after the waiters, when a secret got a new version (r == 0; also at its first fetch, so
- * that a change during an eviction is not missed) or went away (-ENOENT, -EACCES), or when it could not be refreshed
+ * that a change during an eviction is not missed, and when the vault answers again for a stale one) or went away (-ENOENT, -EACCES), or when it could not be refreshed
  * (other r; once per change of state, for logs: the vault's error while an old value is served, -EAGAIN when it became
  * too old, -E2BIG when it is larger than the whole cache and therefore not kept). Versions are taken as the vault
  * tells them, also when they go back. Listings too: their path is "" or ends in '/'. One observer; NULL: none.

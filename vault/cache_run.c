@@ -342,7 +342,7 @@ struct verdict {
 static struct verdict good(struct vault_cache *c, struct cache_entry *e, void *value, size_t cost, bool same,
 			   uint64_t now)
 {
-	struct verdict v = { .tell = !same, .r = 0 };
+	struct verdict v = { .tell = !same || e->health == CACHE_STALE, .r = 0 };
 	forget_error(e);
 	e->fails = 0;
 	e->good_at = e->started;
