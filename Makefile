@@ -37,8 +37,7 @@ LIBS = $(PKG_LIBS) -lpthread
 # One static library a folder; a file named in MAINS holds a program's main and is left out of it.
 FOLDERS := base vault fs cli
 MAINS := fs/cloudtaserd.c cli/cloudtaser.c
-PROGRAMS := $(if $(wildcard cli/cloudtaser.c),$(BUILD)/bin/cloudtaser) \
-	$(if $(wildcard fs/cloudtaserd.c),$(BUILD)/bin/cloudtaserd)
+PROGRAMS := $(BUILD)/bin/cloudtaser $(BUILD)/bin/cloudtaserd
 
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 sources = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c)))
@@ -56,7 +55,7 @@ REPLAY := $(patsubst tests/fuzz/%.c,$(BUILD)/replay/%,$(wildcard tests/fuzz/fuzz
 
 C_FILES = $(sort $(shell find $(FOLDERS) tests -name '*.c'))
 H_FILES = $(sort $(shell find $(FOLDERS) tests tools -name '*.h'))
-SH_FILES = $(sort .ci/run $(wildcard cli/completion.bash) $(shell find tools tests examples -name '*.sh'))
+SH_FILES = $(sort .ci/run cli/cloudtaser.bash $(shell find tools tests examples -name '*.sh'))
 
 .PHONY: all setup run test unit bench bench-bins fuzz fuzz-run fuzz-bins test-programs asan lint lint-c lint-format \
 	lint-shell lint-python lint-house format install clean help compile-commands
@@ -139,10 +138,9 @@ compile-commands: ## write compile_commands.json for editors
 install: all ## install into DESTDIR, below PREFIX=/usr
 	install -D -m 0755 $(BUILD)/bin/cloudtaser $(DESTDIR)$(PREFIX)/bin/cloudtaser
 	install -D -m 0755 $(BUILD)/bin/cloudtaserd $(DESTDIR)$(PREFIX)/sbin/cloudtaserd
-	$(if $(wildcard cli/cloudtaser.1),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 cli/cloudtaser.1)
-	$(if $(wildcard cli/cloudtaserd.8),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 cli/cloudtaserd.8)
-	$(if $(wildcard cli/completion.bash),install -D -m 0644 cli/completion.bash \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/cloudtaser)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 cli/cloudtaser.1
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 cli/cloudtaserd.8
+	install -D -m 0644 cli/cloudtaser.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cloudtaser
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/cloudtaser README.md CHANGELOG.md LICENSE
 
 clean: ## remove the build folder

@@ -33,11 +33,10 @@ def build(build_folder):
     if all(p.stat().st_mode & stat.S_IXOTH for p in [folder, *folder.parents]):
         yield folder
         return
-    copy = pathlib.Path(tempfile.mkdtemp(prefix="ct-bin-"))
+    copy = pathlib.Path(tempfile.mkdtemp(prefix="ct-build-"))
     copy.chmod(0o755)
-    for program in folder.iterdir():
-        shutil.copy(program, copy)
-    yield copy
+    shutil.copytree(folder, copy / "bin")
+    yield copy / "bin"
     shutil.rmtree(copy)
 
 

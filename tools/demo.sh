@@ -31,20 +31,20 @@ run() {
     eval "$1"
 }
 
-echo "# In $folder. A passphrase and a password, for this demonstration only:"
+echo "# In $folder. A passphrase and a secret, for this demonstration only:"
 run 'head -c 24 /dev/urandom | base64 >passphrase'
-run 'head -c 15 /dev/urandom | base64 >password'
+run 'head -c 15 /dev/urandom | base64 >password; echo app >user'
 
 printf '\n# A sealed vault: a file that only the passphrase opens.\n'
 run 'cloudtaser vault init --passphrase-file passphrase'
-run 'cloudtaser put app/db username=@/dev/stdin password=@password --passphrase-file passphrase <<<app'
+run 'cloudtaser put app/db username=@user password=- --passphrase-file passphrase <password'
 run 'cloudtaser ls app/ --passphrase-file passphrase'
 
 printf '\n# Its secrets as files. The values are in secret memory; the folder is empty without the mount.\n'
 run 'mkdir secrets'
 run 'cloudtaser mount -d "$PWD/secrets" --passphrase-file passphrase'
 mounted=yes
-run 'ls -l secrets/app/db'
+run 'ls -lA secrets/app/db'
 run 'cat secrets/app/db/password'
 read=$(cat secrets/app/db/password)
 run 'cloudtaser status'
