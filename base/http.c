@@ -84,6 +84,7 @@ struct transfer {
 	char *answer;
 	size_t answer_len, answer_room, header_len;
 	bool too_large, no_memory;
+	bool greeting; /* connected, the TLS handshake has begun */
 	struct tls_report report;
 	char reason[CURL_ERROR_SIZE]; /* libcurl's, never shown: it may quote the peer */
 	int r;
@@ -359,36 +360,36 @@ static int explain_tls_failure(const struct transfer *t, struct err *e)
 
 static int explain_timeout(const struct transfer *t, struct err *e)
 {
-	curl_off_t connected = 0, greeted = 0;
-	(void)curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected);
-	(void)curl_easy_getinfo(t->easy, CURLINFO_APPCONNECT_TIME_T, &greeted);
-	if (connected == 0)
+	curl_off_t ready = 0;
+	(void)curl_easy_getinfo(t->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
+	if (ready > 0)
+		return err_set(e, ETIMEDOUT, "%s did not answer within %u ms", t->c->peer, t->timeout_ms);
+	if (!t->greeting)
 		return err_set(e, ETIMEDOUT, "%s accepted no connection within %u ms: is the address right, is a firewall in "
 					     "between?",
 			       t->c->peer, t->c->connect_timeout_ms);
-	if (t->c->url.tls && greeted == 0)
-		return err_set(e, ETIMEDOUT, "%s accepted the connection but did not answer the TLS handshake within %u ms",
-			       t->c->peer, t->c->connect_timeout_ms);
-	return err_set(e, ETIMEDOUT, "%s did not answer within %u ms", t->c->peer, t->timeout_ms);
+	return err_set(e, ETIMEDOUT, "%s accepted the connection but did not answer the TLS handshake within %u ms",
+		       t->c->peer, t->c->connect_timeout_ms);
 }
 
 static int explain_broken(const struct transfer *t, struct err *e)
 {
 	const char *peer = t->c->peer;
-	long os = 0;
-	curl_off_t connects = 0;
-	long n = 0;
+	long os = 0, connects = 0;
 	(void)curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
-	(void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &n);
-	connects = n;
+	(void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connects);
 	bool nothing_yet = t->header_len == 0;
-	/* A server may close on a client without a certificate before its alert has been read. */
-	if (nothing_yet && connects > 0 && t->report.asked && !tls_has_certificate(t->pool->tls))
-		return err_set(e, EKEYREJECTED, "%s asks for a client certificate: set cert_file and key_file", peer);
+	/* TLS 1.3: a client's certificate is judged when the client believes itself connected and sends. What the server
+	 * says about it then races with its closing of the connection. */
+	if (nothing_yet && connects > 0 && t->report.asked)
+		return tls_has_certificate(t->pool->tls) ?
+			       err_set(e, EKEYREJECTED, "%s closed the connection when it had asked for a client certificate: it "
+							"seems to have refused the client certificate in cert_file",
+				       peer) :
+			       err_set(e, EKEYREJECTED, "%s asks for a client certificate: set cert_file and key_file", peer);
 	if (!nothing_yet && os != ECONNRESET)
 		return err_set(e, EPROTO, "%s broke off in the middle of its answer", peer);
-	return err_set(e, ECONNRESET, "%s closed the connection without an answer%s", peer,
-		       t->report.asked ? " (it had asked for a client certificate: it may not accept ours)" : "");
+	return err_set(e, ECONNRESET, "%s closed the connection without an answer", peer);
 }
 
 static int explain(const struct transfer *t, CURLcode code, struct err *e)
@@ -485,6 +486,7 @@ static CURLcode on_ssl_ctx(CURL *easy, void *ssl_ctx, void *arg)
 {
 	(void)easy;
 	struct transfer *t = arg;
+	t->greeting = true;
 	return tls_apply(t->pool->tls, ssl_ctx, t->c->url.name, &t->report) < 0 ? CURLE_OUT_OF_MEMORY : CURLE_OK;
 }
 

@@ -401,6 +401,8 @@ static int explain_status(struct openbao *b, const struct http_response *resp, b
 	}
 	if (strcasestr(said, "not yet initialized"))
 		return err_set(e, EAGAIN, "%s is not initialised", at);
+	if (strstr(said, "value being too large"))
+		return err_set(e, EMSGSIZE, "%s keeps no secret as large as this (its storage sets the bound)", at);
 	if (strcasestr(said, "standby") || strcasestr(said, "node not active"))
 		return err_set(e, EAGAIN, "%s is a standby that knows no active node", at);
 	if (resp->status >= 500)

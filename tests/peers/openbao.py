@@ -112,10 +112,14 @@ class OpenBao:
             data.mkdir()
             cluster = free_port()
             lines += [
-                f'storage "raft" {{\n path = "{data}"\n node_id = "node1"\n performance_multiplier = 1\n}}',
+                f'storage "raft" {{\n path = "{data}"\n node_id = "node1"\n performance_multiplier = 1',
+                " max_entry_size = 33554432",  # by default 1 MiB, less than tests put in
+                "}",
                 'listener "tcp" {',
                 f' address = "127.0.0.1:{self.port}"',
                 f' cluster_address = "127.0.0.1:{cluster}"',
+                " max_request_json_strings = 1000000",  # by default 1,000: a secret of 500 fields
+                " max_request_json_memory = 536870912",
                 f' tls_cert_file = "{self.cert}"',
                 f' tls_key_file = "{self.key}"',
                 *(
