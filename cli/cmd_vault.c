@@ -27,10 +27,8 @@ static const struct cli_option init_options[] = {
 /* The new passphrase, asked for twice where nobody gave it. */
 static int new_passphrase(const struct cli *c, const char *file, struct secbuf **ret, struct err *e)
 {
-	if (c->passphrase_file && c->passphrase_fd >= 0)
-		return err_set(e, CLI_EUSAGE, "--passphrase-file and --passphrase-fd: give one of them");
 	if (c->passphrase_file || c->passphrase_fd >= 0)
-		return vault_read_passphrase(c->passphrase_file, c->passphrase_fd, ret, e);
+		return cli_given_passphrase(c, ret, e);
 	char prompt[256];
 	(void)snprintf(prompt, sizeof prompt, "New passphrase for %s: ", file);
 	CLEANUP_WITH(secbuf_freep) struct secbuf *first = NULL, *second = NULL;

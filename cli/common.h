@@ -136,6 +136,8 @@ struct cli_vault {
 int must_use cli_config(const struct cli *c, struct config **ret, struct err *e);
 /* Configuration, the vault meant (`name`: NULL for --vault), its passphrase or token; may prompt: main thread. */
 int must_use cli_vault_choose(const struct cli *c, const char *name, struct cli_vault *v, struct err *e);
+/* The passphrase that --passphrase-file or --passphrase-fd names. */
+int must_use cli_given_passphrase(const struct cli *c, struct secbuf **ret, struct err *e);
 /* Opens it; on `io`, or with NULL on a loop of its own. */
 int must_use cli_vault_open(struct cli_vault *v, struct io *io, struct err *e);
 void cli_vault_close(struct cli_vault *v);

@@ -50,6 +50,18 @@ int cli_config(const struct cli *c, struct config **ret, struct err *e)
 	return r;
 }
 
+int cli_given_passphrase(const struct cli *c, struct secbuf **ret, struct err *e)
+{
+	if (c->passphrase_file && c->passphrase_fd >= 0)
+		return err_set(e, CLI_EUSAGE, "--passphrase-file and --passphrase-fd: give one of them");
+	int r = vault_read_passphrase(c->passphrase_file, c->passphrase_fd, ret, e);
+	if (r == -EINVAL) { /* an empty one: the file is wrong, not the configuration */
+		e->code = EBADMSG;
+		return -EBADMSG;
+	}
+	return r;
+}
+
 static int passphrase(const struct cli *c, struct cli_vault *v, struct err *e)
 {
 	const struct config_vault *conf = v->conf;
@@ -58,7 +70,7 @@ static int passphrase(const struct cli *c, struct cli_vault *v, struct err *e)
 					  "another one with --vault",
 			       conf->file);
 	if (c->passphrase_file || c->passphrase_fd >= 0)
-		return vault_read_passphrase(c->passphrase_file, c->passphrase_fd, &v->passphrase, e);
+		return cli_given_passphrase(c, &v->passphrase, e);
 	if (conf->passphrase_file)
 		return 0; /* vault_open reads it */
 	char prompt[256];
@@ -121,8 +133,6 @@ static int token(const struct cli *c, struct cli_vault *v, struct err *e)
 
 int cli_vault_choose(const struct cli *c, const char *name, struct cli_vault *v, struct err *e)
 {
-	if (c->passphrase_file && c->passphrase_fd >= 0)
-		return err_set(e, CLI_EUSAGE, "--passphrase-file and --passphrase-fd: give one of them");
 	if (c->token_file && c->token_fd >= 0)
 		return err_set(e, CLI_EUSAGE, "--token-file and --token-fd: give one of them");
 	int r = v->config ? 0 : cli_config(c, &v->config, e);
