@@ -113,7 +113,7 @@ static inline __attribute__((unused)) bool is_text(const struct vault_secret *s,
 
 #define EXPECT_FAIL(code, call) \
 	do { \
-		struct err e = ERR_INIT; \
+		struct err e = ERR_INIT; /* what `call` names */ \
 		int r_ = (call); \
 		CHECK_MSG(r_ == -(code) && e.msg[0], "gave %d: %s", r_, e.msg); \
 	} while (0)
