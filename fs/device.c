@@ -57,10 +57,17 @@ struct fs_device {
 	bool fd_given; /* the session closes it */
 	/* guarded by server->lock */
 	unsigned busy; /* threads inside */
+	unsigned notices; /* to the kernel, queued or being written */
 	bool stopping, inited, refused, dead;
 	_Atomic bool quit;	   /* = stopping || dead, for the serving loop */
 	_Atomic unsigned credit;
 	struct fs_device *next;
+};
+
+struct notice {
+	struct notice *next;
+	struct fs_device *device;
+	uint64_t ino;
 };
 
 struct fs_server {
@@ -70,6 +77,9 @@ struct fs_server {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct fs_device *devices;
+	struct secthread *notifier;
+	pthread_cond_t notice_came;
+	struct notice *notices, **notices_end;
 	uint64_t next_number;
 	_Atomic bool stop;
 	_Atomic uint64_t requests, spins, sleeps;
@@ -178,7 +188,7 @@ static struct fs_device *enter(struct fs_server *s, uint64_t number)
 	struct fs_device *d = s->devices;
 	while (d && d->number != number)
 		d = d->next;
-	if (!d || d->stopping || d->dead)
+	if (!d || d->dead || atomic_load(&d->quit))
 		return NULL;
 	d->busy++;
 	return d;
@@ -326,6 +336,54 @@ static void *serving_thread(void *arg)
 	return NULL;
 }
 
+/*
+ * Notices to the kernel have a thread of their own: dropping a page waits for its lock, and whoever holds that lock may
+ * be waiting for a serving thread's answer.
+ */
+static void *notifying_thread(void *arg)
+{
+	struct fs_server *s = arg;
+	pthread_mutex_lock(&s->lock);
+	for (;;) {
+		while (!s->notices && !atomic_load(&s->stop))
+			pthread_cond_wait(&s->notice_came, &s->lock);
+		struct notice *n = s->notices;
+		if (!n)
+			break;
+		s->notices = n->next;
+		if (!s->notices)
+			s->notices_end = &s->notices;
+		pthread_mutex_unlock(&s->lock);
+		(void)fuse_lowlevel_notify_inval_inode(n->device->session, n->ino, 0, 0);
+		pthread_mutex_lock(&s->lock);
+		n->device->notices--;
+		pthread_cond_broadcast(&s->changed);
+		free(n);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+void fs_device_drop_pages(struct fs_device *d, uint64_t ino)
+{
+	struct fs_server *s = d->server;
+	struct notice *n = malloc(sizeof *n);
+	if (!n) {
+		log_error("out of memory: pages of a mapped file stay in the page cache until it needs room");
+		return;
+	}
+	*n = (struct notice){ .device = d, .ino = ino };
+	SCOPED_LOCK(&s->lock);
+	if (d->stopping) {
+		free(n);
+		return;
+	}
+	d->notices++;
+	*s->notices_end = n;
+	s->notices_end = &n->next;
+	pthread_cond_signal(&s->notice_came);
+}
+
 int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 {
 	if (threads == 0) {
@@ -345,6 +403,8 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->changed, &ca);
 	pthread_condattr_destroy(&ca);
+	pthread_cond_init(&s->notice_came, NULL);
+	s->notices_end = &s->notices;
 	s->thread = thread;
 	s->next_number = 1;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -360,6 +420,8 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 		if (r == 0)
 			s->n_threads++;
 	}
+	if (r == 0)
+		r = secthread_start("fuse-notice", notifying_thread, s, 128 * 1024, &s->notifier, e);
 	if (r < 0) {
 		fs_server_free(s);
 		return r;
@@ -378,11 +440,16 @@ void fs_server_free(struct fs_server *s)
 		(void)!write(s->stop_event, &one, sizeof one); /* never read: stays true for every thread */
 	for (unsigned i = 0; i < s->n_threads; i++)
 		secthread_join(s->thread[i]);
+	pthread_mutex_lock(&s->lock);
+	pthread_cond_signal(&s->notice_came);
+	pthread_mutex_unlock(&s->lock);
+	secthread_join(s->notifier);
 	if (s->epoll >= 0)
 		close(s->epoll);
 	if (s->stop_event >= 0)
 		close(s->stop_event);
 	pthread_cond_destroy(&s->changed);
+	pthread_cond_destroy(&s->notice_came);
 	pthread_mutex_destroy(&s->lock);
 	free(s->thread);
 	free(s);
@@ -465,11 +532,13 @@ void fs_device_stop(struct fs_device *d)
 	if (!d)
 		return;
 	struct fs_server *s = d->server;
-	(void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, d->fd, NULL);
 	SCOPED_LOCK(&s->lock);
 	d->stopping = true;
+	while (d->notices && !d->dead) /* needs us to go on serving, see notifying_thread */
+		pthread_cond_wait(&s->changed, &s->lock);
 	atomic_store(&d->quit, true);
-	while (d->busy)
+	(void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, d->fd, NULL);
+	while (d->busy || d->notices)
 		pthread_cond_wait(&s->changed, &s->lock);
 	for (struct fs_device **p = &s->devices; *p; p = &(*p)->next) {
 		if (*p == d) {

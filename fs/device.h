@@ -36,6 +36,12 @@ int must_use fs_device_new(struct fs_server *s, int fd, const struct fuse_lowlev
 void fs_device_stop(struct fs_device *d);
 void fs_device_free(struct fs_device *d); /* stops, closes the descriptor, frees; NULL is fine */
 
+/*
+ * Has the kernel forget the pages it may have cached of a file: a private mapping of a direct_io file goes through the
+ * page cache. Returns at once; done by a thread of its own.
+ */
+void fs_device_drop_pages(struct fs_device *d, uint64_t ino);
+
 struct fs_device_stats {
 	uint64_t requests, spins, sleeps;
 };

@@ -316,7 +316,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 {
 	(void)ino;
 	struct fs_mount *m = mount_of(req);
-	const struct fs_handle *h = (const struct fs_handle *)(uintptr_t)fi->fh;
+	struct fs_handle *h = (struct fs_handle *)(uintptr_t)fi->fh;
 	struct fs_owner o = fs_handle_owner(m->tree, h);
 	int r = may(req, FS_ACCESS_READ, &o);
 	if (r < 0) {
@@ -324,6 +324,9 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 		return;
 	}
 	count(&m->reads);
+	/* What a private mapping reads comes in whole pages; so do large buffers, and then the notice is for nothing. */
+	if (size % 4096 == 0 && off % 4096 == 0)
+		atomic_store_explicit(&h->paged, true, memory_order_relaxed);
 	size_t at = off < 0 || (uint64_t)off > h->len ? h->len : (size_t)off;
 	size_t n = h->len - at < size ? h->len - at : size;
 	(void)fuse_reply_buf(req, (const char *)h->data + at, n);
@@ -331,11 +334,13 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	(void)ino;
-	struct fs_tree *t = mount_of(req)->tree;
+	struct fs_mount *m = mount_of(req);
+	struct fs_handle *h = (struct fs_handle *)(uintptr_t)fi->fh;
 	/* Nobody waits for this answer: give it first. */
 	(void)fuse_reply_err(req, 0);
-	fs_tree_close(t, (struct fs_handle *)(uintptr_t)fi->fh);
+	if (atomic_load_explicit(&h->paged, memory_order_relaxed))
+		fs_device_drop_pages(m->device, ino);
+	fs_tree_close(m->tree, h);
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -19,6 +19,7 @@
 #include "base/json.h"
 #include "vault/cache.h"
 
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 struct fs_tree;
@@ -58,6 +59,7 @@ int must_use fs_tree_readdir(struct fs_tree *t, uint64_t dir, uint64_t offset, f
 struct fs_handle {
 	const uint8_t *data;
 	size_t len;
+	_Atomic bool paged; /* read in whole pages: the caller's to use */
 	/* private */
 	struct fs_node *node;
 	struct fs_handle *prev, *next;
