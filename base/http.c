@@ -1,50 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HTTP transfers on the I/O loop, by libcurl's multi_socket interface.
- *
- * A client holds a pool: one CURLM with the connections, one CURLSH with the TLS sessions (so that further connections
- * resume), one struct tls. Reading the certificates again makes a new pool; the old one goes with its last transfer, so
- * that no connection that was trusted by old certificates is used again. A client runs at most `cap` transfers at once,
- * the others wait in its queue, their deadline counting. Every connection is opened at once: no transfer waits for
- * another's handshake.
- *
- * A connection costs secret memory, idle ones too, so the pool shrinks after a burst: to KEEP_IDLE connections when a
- * moment has passed, to none when nothing was asked for longer.
- *
- * Callbacks of users never run inside libcurl's: a finished transfer is moved to a list, which is delivered after
- * libcurl has returned. A user may free the client in such a callback; hence the reference count.
+ * Transfers on the I/O loop, by libcurl's multi_socket interface; what libcurl says, translated. The only file that
+ * sees libcurl.
  */
-#include "base/http.h"
+#include "base/http_internal.h"
 
 #include "base/cleanup.h"
-#include "base/http_url.h"
-#include "base/ioloop.h"
 #include "base/secmem.h"
-#include "base/tls.h"
 
 #include <curl/curl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
 
 enum {
-	CONNECT_TIMEOUT_MS = 5000,
-	TIMEOUT_MS = 15000,
-	HEADER_MAX = 64 * 1024, /* all header lines of an answer */
-	CONNECTIONS_MAX = 50,
-	CONNECTIONS_MIN = 2,
-	/* Measured (tests/unit/test_base_http.c prints it): the peak of one more TLS connection, in bytes. */
-	CONNECTION_COST = 96 * 1024,
+	HEADER_MAX = 64 * 1024,	   /* all header lines of an answer */
 	UPLOAD_BUFFER = 16 * 1024, /* the least libcurl takes */
 	BUFFER = 4 * 1024,
-	KEEP_IDLE = 4,
-	SHRINK_MS = 5000,
-	IDLE_MS = 30000,
 	RETRY_AFTER_MAX_S = 3600,
 };
-static const size_t BODY_MAX = 8 << 20;
+_Static_assert(sizeof(((struct transfer *)0)->reason) >= CURL_ERROR_SIZE, "room for libcurl's words");
 
 struct pool {
 	struct http_client *c;
@@ -64,93 +39,24 @@ struct pool_watch {
 	curl_socket_t fd;
 };
 
-struct transfer {
-	struct transfer *next, **link; /* in one of the client's lists */
-	struct http_client *c;
-	struct pool *pool; /* while it runs */
-	CURL *easy;
-	http_done_fn *done;
-	void *arg;
-	uint64_t deadline;
-	struct io_timer *timer; /* while it is queued */
-	unsigned timeout_ms;
-	/* the request */
-	char method[12];
-	char *url;
-	struct curl_slist *headers;
-	char *body;
-	size_t body_len;
-	/* the answer */
-	char *answer;
-	size_t answer_len, answer_room, header_len;
-	bool too_large, no_memory;
-	bool greeting; /* connected, the TLS handshake has begun */
-	struct tls_report report;
-	char reason[CURL_ERROR_SIZE]; /* libcurl's, never shown: it may quote the peer */
-	int r;
-	struct http_response resp;
-	struct err err;
-};
-
-struct list {
-	struct transfer *first, **tail;
-};
-
-struct http_client {
-	struct io *io; /* NULL once the loop has ended */
-	struct io_end end;
-	unsigned refs;
-	bool closing;
-	struct http_url url;
-	char *ca_file, *cert_file, *key_file;
-	char *peer; /* host:port, for sentences */
-	unsigned connect_timeout_ms, timeout_ms, cap;
-	size_t max_body;
-	struct curl_slist *connect_to;
-	struct pool *pool, *retired;
-	struct list queued, running, finished;
-	unsigned n_running;
-	struct io_timer *idle_timer;
-	uint64_t last_burst, last_use;
-	bool wide; /* the pool may keep `cap` connections */
-};
-
-/* --- lists */
-
-static void list_init(struct list *l)
+void http_global_init(void)
 {
-	l->first = NULL;
-	l->tail = &l->first;
+	(void)curl_global_init_mem(CURL_GLOBAL_DEFAULT, sec_malloc, sec_free, sec_realloc, sec_strdup, sec_calloc);
 }
 
-static void list_append(struct list *l, struct transfer *t)
+int http_headers_add(struct curl_slist **list, const char *line)
 {
-	t->next = NULL;
-	t->link = l->tail;
-	*l->tail = t;
-	l->tail = &t->next;
+	struct curl_slist *grown = curl_slist_append(*list, line);
+	if (!grown)
+		return -ENOMEM;
+	*list = grown;
+	return 0;
 }
 
-static void list_remove(struct list *l, struct transfer *t)
+void http_headers_free(struct curl_slist *list)
 {
-	*t->link = t->next;
-	if (t->next)
-		t->next->link = t->link;
-	else
-		l->tail = t->link;
+	curl_slist_free_all(list);
 }
-
-static void transfer_free(struct transfer *t)
-{
-	if (t->easy)
-		curl_easy_cleanup(t->easy);
-	curl_slist_free_all(t->headers);
-	sec_free(t->url);
-	sec_free(t->body);
-	sec_free(t->answer);
-	sec_free(t);
-}
-DEFINE_CLEANUP(transfer_free, struct transfer *)
 
 /* --- the pool: libcurl's sockets and timer on the loop */
 
@@ -264,7 +170,7 @@ static int multi_open(struct pool *p)
 	return 0;
 }
 
-static void pool_free(struct pool *p)
+void pool_free(struct pool *p)
 {
 	multi_close(p);
 	if (p->share)
@@ -274,7 +180,7 @@ static void pool_free(struct pool *p)
 }
 DEFINE_CLEANUP(pool_free, struct pool *)
 
-static int pool_new(struct http_client *c, struct pool **ret, struct err *e)
+int pool_new(struct http_client *c, struct pool **ret, struct err *e)
 {
 	CLEANUP_WITH(pool_freep) struct pool *p = calloc(1, sizeof *p);
 	if (!p)
@@ -293,9 +199,26 @@ static int pool_new(struct http_client *c, struct pool **ret, struct err *e)
 	return 0;
 }
 
-static void drop_retired(struct http_client *c)
+void pool_close_idle(struct pool *p)
 {
-	for (struct pool **at = &c->retired; *at;) {
+	multi_close(p); /* opened again by the next transfer */
+}
+
+void pool_keep(struct pool *p, unsigned n)
+{
+	if (p->multi)
+		(void)curl_multi_setopt(p->multi, CURLMOPT_MAXCONNECTS, (long)n);
+}
+
+void pool_retire(struct pool *p, struct pool **list)
+{
+	p->next = *list;
+	*list = p;
+}
+
+void pool_drop_retired(struct pool **list)
+{
+	for (struct pool **at = list; *at;) {
 		struct pool *p = *at;
 		if (p->n_running > 0) {
 			at = &p->next;
@@ -306,43 +229,26 @@ static void drop_retired(struct http_client *c)
 	}
 }
 
-/* Fewer connections are kept when a burst is over, none when nobody asks. */
-static void on_idle(void *arg)
-{
-	struct http_client *c = arg;
-	c->idle_timer = NULL;
-	uint64_t now = io_now_ms();
-	if (c->wide && c->n_running <= KEEP_IDLE && now - c->last_burst >= SHRINK_MS) {
-		c->wide = false;
-		curl_multi_setopt(c->pool->multi, CURLMOPT_MAXCONNECTS, (long)KEEP_IDLE);
-	}
-	if (c->n_running > 0)
-		return; /* the end of a transfer arms the timer again */
-	if (now - c->last_use >= IDLE_MS) {
-		multi_close(c->pool);
-		return; /* opened again by the next transfer */
-	}
-	uint64_t wait = c->wide ? SHRINK_MS : IDLE_MS - (now - c->last_use);
-	c->idle_timer = io_after(c->io, (unsigned)wait, on_idle, c);
-}
-
 /* --- errors */
 
 static int explain_tls_failure(const struct transfer *t, struct err *e)
 {
-	const char *peer = t->c->peer;
+	const char *peer = t->c->url.peer;
 	/* OpenSSL's own words, as libcurl passes them on. */
 	static const struct {
 		const char *text, *says;
 		int code;
 	} known[] = {
-		{ "alert certificate required", "asks for a client certificate: set cert_file and key_file", EKEYREJECTED },
+		{ "alert certificate required", "asks for a client certificate: set cert_file and key_file",
+		  EKEYREJECTED },
 		{ "alert bad certificate", "refused the client certificate in cert_file", EKEYREJECTED },
 		{ "alert unknown ca", "refused the client certificate in cert_file: it does not know its issuer",
 		  EKEYREJECTED },
-		{ "alert certificate expired", "refused the client certificate in cert_file: it has expired", EKEYREJECTED },
+		{ "alert certificate expired", "refused the client certificate in cert_file: it has expired",
+		  EKEYREJECTED },
 		{ "alert certificate unknown", "refused the client certificate in cert_file", EKEYREJECTED },
-		{ "alert certificate revoked", "refused the client certificate in cert_file: it was revoked", EKEYREJECTED },
+		{ "alert certificate revoked", "refused the client certificate in cert_file: it was revoked",
+		  EKEYREJECTED },
 		{ "unsupported protocol", "speaks no TLS 1.2 or newer", EPROTO },
 		{ "alert protocol version", "speaks no TLS 1.2 or newer", EPROTO },
 		{ "wrong version number", "does not speak TLS there: is the address an http:// one?", EPROTO },
@@ -363,18 +269,19 @@ static int explain_timeout(const struct transfer *t, struct err *e)
 	curl_off_t ready = 0;
 	(void)curl_easy_getinfo(t->easy, CURLINFO_PRETRANSFER_TIME_T, &ready);
 	if (ready > 0)
-		return err_set(e, ETIMEDOUT, "%s did not answer within %u ms", t->c->peer, t->timeout_ms);
+		return err_set(e, ETIMEDOUT, "%s did not answer within %u ms", t->c->url.peer, t->timeout_ms);
 	if (!t->greeting)
-		return err_set(e, ETIMEDOUT, "%s accepted no connection within %u ms: is the address right, is a firewall in "
-					     "between?",
-			       t->c->peer, t->c->connect_timeout_ms);
+		return err_set(e, ETIMEDOUT,
+			       "%s accepted no connection within %u ms: is the address right, is a firewall in "
+			       "between?",
+			       t->c->url.peer, t->c->connect_timeout_ms);
 	return err_set(e, ETIMEDOUT, "%s accepted the connection but did not answer the TLS handshake within %u ms",
-		       t->c->peer, t->c->connect_timeout_ms);
+		       t->c->url.peer, t->c->connect_timeout_ms);
 }
 
 static int explain_broken(const struct transfer *t, struct err *e)
 {
-	const char *peer = t->c->peer;
+	const char *peer = t->c->url.peer;
 	long os = 0, connects = 0;
 	(void)curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
 	(void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connects);
@@ -383,10 +290,12 @@ static int explain_broken(const struct transfer *t, struct err *e)
 	 * says about it then races with its closing of the connection. */
 	if (nothing_yet && connects > 0 && t->report.asked)
 		return tls_has_certificate(t->pool->tls) ?
-			       err_set(e, EKEYREJECTED, "%s closed the connection when it had asked for a client certificate: it "
-							"seems to have refused the client certificate in cert_file",
+			       err_set(e, EKEYREJECTED,
+				       "%s closed the connection when it had asked for a client certificate: it "
+				       "seems to have refused the client certificate in cert_file",
 				       peer) :
-			       err_set(e, EKEYREJECTED, "%s asks for a client certificate: set cert_file and key_file", peer);
+			       err_set(e, EKEYREJECTED, "%s asks for a client certificate: set cert_file and key_file",
+				       peer);
 	if (!nothing_yet && os != ECONNRESET)
 		return err_set(e, EPROTO, "%s broke off in the middle of its answer", peer);
 	return err_set(e, ECONNRESET, "%s closed the connection without an answer", peer);
@@ -394,7 +303,7 @@ static int explain_broken(const struct transfer *t, struct err *e)
 
 static int explain(const struct transfer *t, CURLcode code, struct err *e)
 {
-	const char *peer = t->c->peer;
+	const char *peer = t->c->url.peer;
 	long os = 0;
 	if (t->too_large)
 		return err_set(e, EMSGSIZE, "the answer of %s is larger than %zu bytes", peer, t->c->max_body);
@@ -407,8 +316,9 @@ static int explain(const struct transfer *t, CURLcode code, struct err *e)
 		return r;
 	switch (code) {
 	case CURLE_OUT_OF_MEMORY:
-		return err_set(e, ENOMEM, "no secret memory left to talk to %s: raise RLIMIT_MEMLOCK (ulimit -l, "
-					  "LimitMEMLOCK=)",
+		return err_set(e, ENOMEM,
+			       "no secret memory left to talk to %s: raise RLIMIT_MEMLOCK (ulimit -l, "
+			       "LimitMEMLOCK=)",
 			       peer);
 	case CURLE_OPERATION_TIMEDOUT:
 		return explain_timeout(t, e);
@@ -418,14 +328,16 @@ static int explain(const struct transfer *t, CURLcode code, struct err *e)
 	case CURLE_COULDNT_CONNECT:
 		(void)curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
 		if (os == ECONNREFUSED)
-			return err_set(e, ECONNREFUSED, "%s refused the connection: is the server running there?", peer);
+			return err_set(e, ECONNREFUSED, "%s refused the connection: is the server running there?",
+				       peer);
 		if (os == ETIMEDOUT)
 			return err_set(e, ETIMEDOUT, "%s accepted no connection", peer);
 		return err_set(e, EHOSTUNREACH, "%s cannot be reached: %s", peer,
 			       os ? strerror((int)os) : "no route or no address");
 	case CURLE_PEER_FAILED_VERIFICATION:
-		return err_set(e, EKEYREJECTED, "the certificate of %s is not for \"%s\": set server_name to a name in it",
-			       peer, t->c->url.name);
+		return err_set(e, EKEYREJECTED,
+			       "the certificate of %s is not for \"%s\": set server_name to a name in it", peer,
+			       t->c->url.name);
 	case CURLE_SSL_CONNECT_ERROR:
 		(void)curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os);
 		if (os == ECONNRESET || strcasestr(t->reason, "reset") || strcasestr(t->reason, "SSL_ERROR_SYSCALL") ||
@@ -438,7 +350,8 @@ static int explain(const struct transfer *t, CURLcode code, struct err *e)
 	case CURLE_PARTIAL_FILE:
 		return explain_broken(t, e);
 	default:
-		return err_set(e, EPROTO, "the answer of %s is not HTTP as it should be: %s", peer, curl_easy_strerror(code));
+		return err_set(e, EPROTO, "the answer of %s is not HTTP as it should be: %s", peer,
+			       curl_easy_strerror(code));
 	}
 }
 
@@ -500,7 +413,8 @@ static int set_options(struct transfer *t, unsigned left_ms)
 		if (rc == CURLE_OK) \
 			rc = curl_easy_setopt(h, option, value); \
 	} while (0)
-	bool idempotent = strcmp(t->method, "POST") != 0 && strcmp(t->method, "PUT") != 0 && strcmp(t->method, "PATCH") != 0;
+	bool idempotent = strcmp(t->method, "POST") != 0 && strcmp(t->method, "PUT") != 0 &&
+			  strcmp(t->method, "PATCH") != 0;
 	SET(CURLOPT_PRIVATE, t);
 	SET(CURLOPT_ERRORBUFFER, t->reason);
 	SET(CURLOPT_URL, t->url);
@@ -559,26 +473,30 @@ static int set_options(struct transfer *t, unsigned left_ms)
 	return rc == CURLE_OK ? 0 : -ENOMEM;
 }
 
-/* Moves a transfer from `from` to the finished ones. */
-static void finish(struct list *from, struct transfer *t, int r)
+int pool_begin(struct pool *p, struct transfer *t, unsigned left_ms)
 {
-	list_remove(from, t);
-	io_cancel(t->c->io, t->timer);
-	t->timer = NULL;
-	t->r = r;
-	list_append(&t->c->finished, t);
-}
-
-static void finish_running(struct transfer *t, int r)
-{
-	struct pool *p = t->pool;
-	(void)curl_multi_remove_handle(p->multi, t->easy);
-	curl_easy_cleanup(t->easy);
+	if (!p->multi && multi_open(p) < 0)
+		return -ENOMEM;
+	t->pool = p;
+	t->easy = curl_easy_init();
+	if (t->easy && set_options(t, left_ms) == 0 && curl_multi_add_handle(p->multi, t->easy) == CURLM_OK) {
+		p->n_running++;
+		return 0;
+	}
+	if (t->easy)
+		curl_easy_cleanup(t->easy);
 	t->easy = NULL;
 	t->pool = NULL;
-	p->n_running--;
-	t->c->n_running--;
-	finish(&t->c->running, t, r);
+	return -ENOMEM;
+}
+
+void pool_end(struct transfer *t)
+{
+	(void)curl_multi_remove_handle(t->pool->multi, t->easy);
+	curl_easy_cleanup(t->easy);
+	t->pool->n_running--;
+	t->easy = NULL;
+	t->pool = NULL;
 }
 
 static void complete(struct transfer *t, CURLcode code)
@@ -590,7 +508,7 @@ static void complete(struct transfer *t, CURLcode code)
 	if (code != CURLE_OK) {
 		r = explain(t, code, &t->err);
 	} else if (status < 200 || status > 999) {
-		r = err_set(&t->err, EPROTO, "the answer of %s has no HTTP status", t->c->peer);
+		r = err_set(&t->err, EPROTO, "the answer of %s has no HTTP status", t->c->url.peer);
 	} else {
 		(void)curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &after);
 		if (after < 0)
@@ -603,86 +521,7 @@ static void complete(struct transfer *t, CURLcode code)
 		};
 		r = 0;
 	}
-	finish_running(t, r);
-}
-
-static int begin(struct transfer *t, struct err *e)
-{
-	struct http_client *c = t->c;
-	struct pool *p = c->pool;
-	uint64_t now = io_now_ms();
-	if (now >= t->deadline)
-		return err_set(e, ETIMEDOUT, "all %u connections to %s were busy for %u ms", c->cap, c->peer, t->timeout_ms);
-	if (!p->multi && multi_open(p) < 0)
-		return err_set(e, ENOMEM, "no secret memory left: raise RLIMIT_MEMLOCK (ulimit -l)");
-	t->pool = p;
-	t->easy = curl_easy_init();
-	if (!t->easy || set_options(t, (unsigned)(t->deadline - now)) < 0 ||
-	    curl_multi_add_handle(p->multi, t->easy) != CURLM_OK) {
-		if (t->easy)
-			curl_easy_cleanup(t->easy);
-		t->easy = NULL;
-		t->pool = NULL;
-		return err_set(e, ENOMEM, "no secret memory left: raise RLIMIT_MEMLOCK (ulimit -l)");
-	}
-	p->n_running++;
-	if (++c->n_running > KEEP_IDLE) {
-		c->last_burst = now;
-		if (!c->wide) {
-			c->wide = true;
-			curl_multi_setopt(p->multi, CURLMOPT_MAXCONNECTS, (long)c->cap);
-		}
-	}
-	return 0;
-}
-
-static void begin_queued(struct http_client *c)
-{
-	while (!c->closing && c->queued.first && c->n_running < c->cap) {
-		struct transfer *t = c->queued.first;
-		int r = begin(t, &t->err);
-		if (r < 0) {
-			finish(&c->queued, t, r);
-			continue;
-		}
-		list_remove(&c->queued, t);
-		io_cancel(c->io, t->timer);
-		t->timer = NULL;
-		list_append(&c->running, t);
-	}
-}
-
-static void client_unref(struct http_client *c)
-{
-	if (--c->refs > 0)
-		return;
-	http_url_clear(&c->url);
-	free(c->ca_file);
-	free(c->cert_file);
-	free(c->key_file);
-	free(c->peer);
-	curl_slist_free_all(c->connect_to);
-	free(c);
-}
-
-static void deliver(struct http_client *c)
-{
-	c->refs++;
-	begin_queued(c);
-	while (c->finished.first) {
-		struct transfer *t = c->finished.first;
-		list_remove(&c->finished, t);
-		t->done(t->arg, t->r, t->r == 0 ? &t->resp : NULL, t->r == 0 ? NULL : &t->err);
-		transfer_free(t);
-		begin_queued(c);
-	}
-	if (!c->closing) {
-		drop_retired(c);
-		c->last_use = io_now_ms();
-		if (c->n_running == 0 && !c->idle_timer)
-			c->idle_timer = io_after(c->io, SHRINK_MS, on_idle, c);
-	}
-	client_unref(c);
+	http_transfer_ended(t, r);
 }
 
 static void pool_check(struct pool *p)
@@ -699,253 +538,5 @@ static void pool_check(struct pool *p)
 		any = true;
 	}
 	if (any)
-		deliver(c);
-}
-
-static void on_queued_timeout(void *arg)
-{
-	struct transfer *t = arg;
-	struct http_client *c = t->c;
-	t->timer = NULL;
-	(void)err_set(&t->err, ETIMEDOUT, "all %u connections to %s were busy for %u ms", c->cap, c->peer, t->timeout_ms);
-	finish(&c->queued, t, -ETIMEDOUT);
-	deliver(c);
-}
-
-static bool header_ok(const char *s, bool name)
-{
-	if (name && !*s)
-		return false;
-	for (; *s; s++)
-		if ((unsigned char)*s < 0x20 || *s == 0x7f || (name && (*s == ':' || *s == ' ')))
-			return false;
-	return true;
-}
-
-static int add_header(struct transfer *t, const char *name, const char *value)
-{
-	size_t n = strlen(name) + strlen(value) + 4;
-	cleanup_sec char *line = sec_malloc(n);
-	if (!line)
-		return -ENOMEM;
-	/* "Name;" is how libcurl is told to send a header without a value */
-	if (*value)
-		(void)snprintf(line, n, "%s: %s", name, value);
-	else
-		(void)snprintf(line, n, "%s;", name);
-	struct curl_slist *grown = curl_slist_append(t->headers, line);
-	if (!grown)
-		return -ENOMEM;
-	t->headers = grown;
-	return 0;
-}
-
-static int transfer_new(struct http_client *c, const struct http_request *req, struct transfer **ret, struct err *e)
-{
-	static const char *const methods[] = { "GET", "LIST", "PUT", "POST", "PATCH", "DELETE", "HEAD" };
-	bool known = false;
-	for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
-		known = known || strcmp(req->method, methods[i]) == 0;
-	if (!known || req->path[0] != '/')
-		return err_set(e, EINVAL, "not a request: method %s", req->method);
-	CLEANUP_WITH(transfer_freep) struct transfer *t = sec_calloc(1, sizeof *t);
-	if (!t)
-		return err_set(e, ENOMEM, "no secret memory left: raise RLIMIT_MEMLOCK (ulimit -l)");
-	t->c = c;
-	(void)snprintf(t->method, sizeof t->method, "%s", req->method);
-	size_t n = strlen(c->url.base) + strlen(req->path) + 1;
-	t->url = sec_malloc(n);
-	bool ok = t->url != NULL, type = false;
-	if (ok)
-		(void)snprintf(t->url, n, "%s%s", c->url.base, req->path);
-	for (size_t i = 0; ok && i < req->n_headers; i++) {
-		const struct http_header *h = &req->headers[i];
-		if (!header_ok(h->name, true) || !header_ok(h->value, false))
-			return err_set(e, EINVAL, "header %zu holds bytes that a header may not have", i + 1);
-		type = type || strcasecmp(h->name, "Content-Type") == 0;
-		ok = add_header(t, h->name, h->value) == 0;
-	}
-	if (ok && req->body) {
-		t->body = sec_malloc(req->body_len ? req->body_len : 1);
-		ok = t->body && add_header(t, "Expect", "") == 0;
-		if (t->body) {
-			memcpy(t->body, req->body, req->body_len);
-			t->body_len = req->body_len;
-		}
-		if (ok && !type)
-			ok = add_header(t, "Content-Type", "application/octet-stream") == 0;
-	}
-	if (!ok)
-		return err_set(e, ENOMEM, "no secret memory left: raise RLIMIT_MEMLOCK (ulimit -l)");
-	t->timeout_ms = req->timeout_ms ? req->timeout_ms : c->timeout_ms;
-	t->deadline = io_now_ms() + t->timeout_ms;
-	*ret = TAKE_PTR(t);
-	return 0;
-}
-
-int http_send(struct http_client *c, const struct http_request *req, http_done_fn *done, void *arg, struct err *e)
-{
-	if (c->closing || !c->io)
-		return err_set(e, ECANCELED, "the connection to %s is being closed", c->peer);
-	CLEANUP_WITH(transfer_freep) struct transfer *t = NULL;
-	int r = transfer_new(c, req, &t, e);
-	if (r < 0)
-		return r;
-	t->done = done;
-	t->arg = arg;
-	if (c->n_running < c->cap) {
-		r = begin(t, e);
-		if (r < 0)
-			return r;
-		list_append(&c->running, t);
-	} else {
-		t->timer = io_after(c->io, t->timeout_ms, on_queued_timeout, t);
-		if (!t->timer)
-			return err_set(e, ENOMEM, "out of memory");
-		list_append(&c->queued, t);
-	}
-	(void)TAKE_PTR(t);
-	return 0;
-}
-
-/* --- the client */
-
-static void close_client(struct http_client *c)
-{
-	c->closing = true;
-	while (c->running.first) {
-		(void)err_set(&c->running.first->err, ECANCELED, "cancelled");
-		finish_running(c->running.first, -ECANCELED);
-	}
-	while (c->queued.first) {
-		(void)err_set(&c->queued.first->err, ECANCELED, "cancelled");
-		finish(&c->queued, c->queued.first, -ECANCELED);
-	}
-	io_cancel(c->io, c->idle_timer);
-	c->idle_timer = NULL;
-	deliver(c);
-	drop_retired(c);
-	if (c->pool)
-		pool_free(TAKE_PTR(c->pool));
-	io_on_end_remove(&c->end);
-	c->io = NULL;
-}
-
-static void on_loop_end(void *arg)
-{
-	struct http_client *c = arg;
-	c->refs++;
-	close_client(c);
-	client_unref(c);
-}
-
-void http_client_free(struct http_client *c)
-{
-	if (!c)
-		return;
-	if (c->io)
-		close_client(c);
-	client_unref(c);
-}
-DEFINE_CLEANUP(client_unref, struct http_client *)
-
-unsigned http_client_connections(const struct http_client *c)
-{
-	return c->cap;
-}
-
-/* A quarter of what may be locked goes to connections; the cache, and the buffers of the mounts, live on the rest. */
-static unsigned automatic_cap(void)
-{
-	struct secmem_stats s;
-	secmem_get_stats(&s);
-	if (s.kind == SECMEM_KIND_NONE || s.limit == SIZE_MAX)
-		return CONNECTIONS_MAX;
-	size_t n = s.limit / 4 / CONNECTION_COST;
-	return n < CONNECTIONS_MIN ? CONNECTIONS_MIN : n > CONNECTIONS_MAX ? CONNECTIONS_MAX : (unsigned)n;
-}
-
-static void curl_start(void)
-{
-	(void)curl_global_init_mem(CURL_GLOBAL_DEFAULT, sec_malloc, sec_free, sec_realloc, sec_strdup, sec_calloc);
-}
-
-static bool copied(char **to, const char *from)
-{
-	*to = from ? strdup(from) : NULL;
-	return !from || *to;
-}
-
-struct setup {
-	struct http_client *c;
-	struct err *e;
-	int r;
-};
-
-/* On the loop, whose stack is secret: the client's private key is parsed here. */
-static void setup_on_loop(void *arg)
-{
-	struct setup *s = arg;
-	s->r = pool_new(s->c, &s->c->pool, s->e);
-	if (s->r == 0)
-		io_on_end(s->c->io, &s->c->end);
-}
-
-int http_client_new(struct io *io, const struct http_client_conf *conf, struct http_client **ret, struct err *e)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	pthread_once(&once, curl_start);
-	CLEANUP_WITH(client_unrefp) struct http_client *c = calloc(1, sizeof *c);
-	if (!c)
-		return err_set(e, ENOMEM, "out of memory");
-	c->refs = 1;
-	c->io = io;
-	c->end = (struct io_end){ .fn = on_loop_end, .arg = c };
-	list_init(&c->queued);
-	list_init(&c->running);
-	list_init(&c->finished);
-	int r = http_url_parse(conf->base_url, conf->server_name, &c->url, e);
-	if (r < 0)
-		return r;
-	c->connect_timeout_ms = conf->connect_timeout_ms ? conf->connect_timeout_ms : CONNECT_TIMEOUT_MS;
-	c->timeout_ms = conf->timeout_ms ? conf->timeout_ms : TIMEOUT_MS;
-	c->max_body = conf->max_body ? conf->max_body : BODY_MAX;
-	c->cap = conf->max_connections ? conf->max_connections : automatic_cap();
-	c->wide = true;
-	bool ok = copied(&c->ca_file, conf->ca_file) && copied(&c->cert_file, conf->cert_file) &&
-		  copied(&c->key_file, conf->key_file) && copied(&c->peer, c->url.peer);
-	if (ok && c->url.connect_to) {
-		c->connect_to = curl_slist_append(NULL, c->url.connect_to);
-		ok = c->connect_to != NULL;
-	}
-	if (!ok)
-		return err_set(e, ENOMEM, "out of memory");
-	struct setup s = { .c = c, .e = e };
-	if (io_is_loop(io)) {
-		setup_on_loop(&s);
-	} else {
-		r = io_call(io, setup_on_loop, &s);
-		if (r < 0)
-			return err_set(e, -r, "the I/O loop has ended");
-	}
-	if (s.r < 0)
-		return s.r;
-	*ret = TAKE_PTR(c);
-	return 0;
-}
-
-int http_client_reload(struct http_client *c, struct err *e)
-{
-	if (c->closing || !c->io)
-		return err_set(e, ECANCELED, "the connection to %s is being closed", c->peer);
-	struct pool *p;
-	int r = pool_new(c, &p, e);
-	if (r < 0)
-		return r;
-	c->pool->next = c->retired;
-	c->retired = c->pool;
-	c->pool = p;
-	c->wide = true;
-	drop_retired(c);
-	return 0;
+		http_deliver(c);
 }

@@ -97,8 +97,9 @@ int http_url_parse(const char *url, const char *server_name, struct http_url *re
 	if (rest[n + strcspn(rest + n, "?#")] || rest[strspn(rest, "!\"#$%&'()*+,-./0123456789:;<=>?@"
 								   "ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`"
 								   "abcdefghijklmnopqrstuvwxyz{|}~")])
-		return err_set(e, EINVAL, "\"%s\" is no address: it may have no query, fragment, spaces or control bytes; %s",
-			       url, says);
+		return err_set(e, EINVAL,
+			       "\"%s\" is no address: it may have no query, fragment, spaces or control bytes; %s", url,
+			       says);
 	cleanup_free char *authority = strndup(rest, n);
 	if (!authority)
 		return err_set(e, ENOMEM, "out of memory");
@@ -109,7 +110,8 @@ int http_url_parse(const char *url, const char *server_name, struct http_url *re
 		return err_set(e, EINVAL, "\"%s\" is no address: wrong host or port; %s", url, says);
 	if (!u.tls && !is_loopback(host))
 		return err_set(e, EINVAL,
-			       "\"%s\" would send secrets in the clear: use https:// (http:// is for loopback addresses alone)",
+			       "\"%s\" would send secrets in the clear: use https:// (http:// is for loopback "
+			       "addresses alone)",
 			       url);
 	struct in6_addr a;
 	bool name_v6 = server_name ? inet_pton(AF_INET6, server_name, &a) == 1 : v6;

@@ -403,9 +403,7 @@ int io_new(struct io **ret, struct err *e)
 	if (io->evfd < 0 || epoll_ctl(io->epfd, EPOLL_CTL_ADD, io->evfd, &ev) < 0)
 		return err_sys(e, errno, "cannot make an event descriptor");
 	/* Waiting for a first call makes io->self valid for io_is_loop before anybody can ask. */
-	struct waited first = {
-		.fn = nothing, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER
-	};
+	struct waited first = { .fn = nothing, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER };
 	int r = io_post(io, run_waited, &first);
 	if (r < 0)
 		return err_set(e, -r, "out of memory");

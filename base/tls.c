@@ -31,7 +31,7 @@ struct tls {
 	_Atomic unsigned refs;
 	X509_STORE *store;
 	X509 *cert;
-	STACK_OF(X509) *chain;
+	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
 	char *ca_file;
 	const char *ca_origin; /* what to call it in a sentence */
@@ -42,13 +42,13 @@ DEFINE_CLEANUP(EVP_PKEY_free, EVP_PKEY *)
 DEFINE_CLEANUP(X509_STORE_free, X509_STORE *)
 DEFINE_CLEANUP(BIO_free_all, BIO *)
 
-static void infos_freep(STACK_OF(X509_INFO) **s)
+static void infos_freep(STACK_OF(X509_INFO) * *s)
 {
 	if (*s)
 		sk_X509_INFO_pop_free(*s, X509_INFO_free);
 }
 
-static void chain_freep(STACK_OF(X509) **s)
+static void chain_freep(STACK_OF(X509) * *s)
 {
 	if (*s)
 		sk_X509_pop_free(*s, X509_free);
@@ -62,7 +62,7 @@ static int no_passphrase(char *buf, int size, int rwflag, void *arg)
 	return -1;
 }
 
-static int read_infos(const char *what, const char *file, size_t max, STACK_OF(X509_INFO) **ret, struct err *e)
+static int read_infos(const char *what, const char *file, size_t max, STACK_OF(X509_INFO) * *ret, struct err *e)
 {
 	cleanup_sec char *text = NULL;
 	size_t len;
@@ -93,8 +93,9 @@ static int load_authorities(struct tls *t, const char *ca_file, struct err *e)
 		if (access(system_bundles[i], R_OK) == 0)
 			file = system_bundles[i];
 	if (!file)
-		return err_set(e, ENOENT, "no bundle of certificate authorities on this system: install ca-certificates, or "
-					  "name the vault's own authority (ca_file)");
+		return err_set(e, ENOENT,
+			       "no bundle of certificate authorities on this system: install ca-certificates, or "
+			       "name the vault's own authority (ca_file)");
 	CLEANUP_WITH(infos_freep) STACK_OF(X509_INFO) *infos = NULL;
 	int r = read_infos("ca_file", file, CA_FILE_MAX, &infos, e);
 	if (r < 0)
@@ -114,7 +115,8 @@ static int load_authorities(struct tls *t, const char *ca_file, struct err *e)
 			return err_set(e, ENOMEM, "ca_file %s: out of secret memory", file);
 	}
 	if (n == 0)
-		return err_set(e, EINVAL, "ca_file %s holds no certificate: it should be PEM (BEGIN CERTIFICATE)", file);
+		return err_set(e, EINVAL, "ca_file %s holds no certificate: it should be PEM (BEGIN CERTIFICATE)",
+			       file);
 	/* As libcurl does: an intermediate in the file is trusted as it stands. */
 	X509_STORE_set_flags(store, X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_PARTIAL_CHAIN);
 	t->ca_file = strdup(file);
@@ -146,7 +148,8 @@ static int load_certificate(struct tls *t, const char *file, struct err *e)
 		info->x509 = NULL;
 	}
 	if (!cert)
-		return err_set(e, EINVAL, "cert_file %s holds no certificate: it should be PEM (BEGIN CERTIFICATE)", file);
+		return err_set(e, EINVAL, "cert_file %s holds no certificate: it should be PEM (BEGIN CERTIFICATE)",
+			       file);
 	t->cert = TAKE_PTR(cert);
 	t->chain = TAKE_PTR(chain);
 	return 0;
@@ -268,7 +271,7 @@ static void describe_names(X509 *cert, char *buf, size_t room)
 		} else if (g->type == GEN_IPADD) {
 			int len = ASN1_STRING_length(g->d.iPAddress);
 			if ((len == 4 || len == 16) && inet_ntop(len == 4 ? AF_INET : AF_INET6,
-								ASN1_STRING_get0_data(g->d.iPAddress), ip, sizeof ip))
+								 ASN1_STRING_get0_data(g->d.iPAddress), ip, sizeof ip))
 				append_text(buf, room, (const unsigned char *)ip, (int)strlen(ip));
 		}
 	}
@@ -354,14 +357,16 @@ int tls_explain(const struct tls *t, const struct tls_report *report, const char
 	const char *whose = report->depth > 0 ? "an authority's certificate above that of" : "the certificate of";
 	switch (report->verify) {
 	case X509_V_ERR_CERT_HAS_EXPIRED:
-		return err_set(e, EKEYREJECTED, "%s %s expired on %s: renew it on the server", whose, peer, report->until);
+		return err_set(e, EKEYREJECTED, "%s %s expired on %s: renew it on the server", whose, peer,
+			       report->until);
 	case X509_V_ERR_CERT_NOT_YET_VALID:
-		return err_set(e, EKEYREJECTED, "%s %s is valid only from %s: compare the clocks of both machines", whose, peer,
-			       report->from);
+		return err_set(e, EKEYREJECTED, "%s %s is valid only from %s: compare the clocks of both machines",
+			       whose, peer, report->from);
 	case X509_V_ERR_HOSTNAME_MISMATCH:
 	case X509_V_ERR_IP_ADDRESS_MISMATCH:
 		return err_set(e, EKEYREJECTED,
-			       "the certificate of %s is not for \"%s\" (it names: %s): use one of its names in the address, or "
+			       "the certificate of %s is not for \"%s\" (it names: %s): use one of its names in the "
+			       "address, or "
 			       "set server_name",
 			       peer, host, report->name[0] ? report->name : "nothing");
 	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
@@ -371,7 +376,8 @@ int tls_explain(const struct tls *t, const struct tls_report *report, const char
 	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
 	case X509_V_ERR_CERT_SIGNATURE_FAILURE:
 		return err_set(e, EKEYREJECTED,
-			       "the certificate of %s comes from an unknown issuer (\"%s\"), which is not in %s (%s): give its "
+			       "the certificate of %s comes from an unknown issuer (\"%s\"), which is not in %s (%s): "
+			       "give its "
 			       "authority's certificate as ca_file",
 			       peer, report->name, t->ca_origin, t->ca_file);
 	default:

@@ -25,10 +25,10 @@ bool tls_has_certificate(const struct tls *t);
 
 /* What one handshake found. Kept by whoever starts it until its connection is up or closed. */
 struct tls_report {
-	bool asked;  /* the server asked for a client certificate */
-	long verify; /* X509_V_OK, or why its certificate was refused */
-	int depth;   /* 0: its own certificate, otherwise one above it in the chain */
-	char name[128];	 /* the names or the issuer in it, printable ASCII */
+	bool asked;	/* the server asked for a client certificate */
+	long verify;	/* X509_V_OK, or why its certificate was refused */
+	int depth;	/* 0: its own certificate, otherwise one above it in the chain */
+	char name[128]; /* the names or the issuer in it, printable ASCII */
 	char until[32], from[32];
 };
 

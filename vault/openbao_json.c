@@ -121,7 +121,8 @@ int openbao_parse_list(const char *body, size_t len, struct vault_names **ret, s
 		size_t n;
 		const char *s = json_bytes(k, &n);
 		if (!s)
-			return err_set(e, EPROTO, "the answer is not that of a KV version 2 store: a name is no string");
+			return err_set(e, EPROTO,
+				       "the answer is not that of a KV version 2 store: a name is no string");
 		if (!name_possible(s, n))
 			continue;
 		names->name[names->n] = strndup(s, n);
@@ -164,7 +165,8 @@ bool openbao_is_absent(const char *body, size_t len)
 	if (json_type(errors) == JSON_ARRAY)
 		return json_count(errors) == 0;
 	/* deleted: data is null, and metadata says since when */
-	return json_type(json_path(j, "data.metadata")) == JSON_OBJECT && json_type(json_path(j, "data.data")) == JSON_NULL;
+	return json_type(json_path(j, "data.metadata")) == JSON_OBJECT &&
+	       json_type(json_path(j, "data.data")) == JSON_NULL;
 }
 
 void openbao_first_error(const char *body, size_t len, char *buf, size_t room)

@@ -82,8 +82,8 @@ static void do_get(const char *path)
 		for (size_t i = 0; i < vault_secret_count(s); i++) {
 			const struct vault_field *f = vault_secret_at(s, i);
 			struct json *pair = json_array();
-			if (json_append(pair, base64(f->name, f->name_len)) < 0 || json_append(pair, base64(f->value, f->len)) < 0 ||
-			    json_append(fields, pair) < 0)
+			if (json_append(pair, base64(f->name, f->name_len)) < 0 ||
+			    json_append(pair, base64(f->value, f->len)) < 0 || json_append(fields, pair) < 0)
 				die("out of memory", NULL);
 		}
 		add(j, "fields", fields);
@@ -305,7 +305,8 @@ int main(int argc, char **argv)
 			break;
 		if (json_parse(line, len, 64 << 20, &j, &e) < 0)
 			die("command", &e);
-		const struct json *first = json_first(j), *second = json_next(first), *third = second ? json_next(second) : NULL;
+		const struct json *first = json_first(j), *second = json_next(first),
+				  *third = second ? json_next(second) : NULL;
 		const char *command = json_string(first), *path = json_string(second);
 		if (strcmp(command, "get") == 0)
 			do_get(path);
