@@ -429,14 +429,14 @@ static void on_answer(void *arg, int r, const struct http_response *resp, const 
 			(void)fail(o, -EINVAL, "\"%s\" may only be written by saying which version it has (cas)",
 				   o->path);
 		} else {
+			int code = explain_status(b, resp, o->kind != OP_PUT, &why);
+			keep_away(b, resp, &why);
 			b->reachable = code != -EAGAIN;
 			op_broken(o, code, &why);
 		}
 	}
 	openbao_unref(b);
 }
-
-/* --- the interface */
 
 /* For what fails before it is sent: the answer comes from the loop, not from within the call. */
 static void answer_late(void *arg)
