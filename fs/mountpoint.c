@@ -18,7 +18,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -148,57 +147,83 @@ bool fs_mountpoint_is_ours(const char *path)
 	return place_open(path, &p, NULL) == 0 && place_is_ours(&p);
 }
 
+static struct timespec deadline(long ms)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_nsec += ms % 1000 * 1000000L;
+	t.tv_sec += ms / 1000 + t.tv_nsec / 1000000000L;
+	t.tv_nsec %= 1000000000L;
+	return t;
+}
+
+static int wait_readable(int fd, const struct timespec *until)
+{
+	for (;;) {
+		struct timespec now;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		long ms = (until->tv_sec - now.tv_sec) * 1000 + (until->tv_nsec - now.tv_nsec) / 1000000;
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+		int n = poll(&p, 1, ms > 0 ? (int)ms : 0);
+		if (n > 0)
+			return 0;
+		if (n == 0)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
 /*
  * A mount whose server died says ENOTCONN; one whose server is frozen says nothing, so a thread asks and may be left
- * behind with the question (it holds nothing but that, and does not keep the process from ending).
+ * behind with the question (it owns nothing but that, and does not keep the process from ending).
  */
 struct question {
 	int fd;
-	int answer; /* errno */
-	atomic_bool one_is_done; /* asker or asked; the second one frees */
+	int answer_to;
 };
-
-static void question_done(struct question *q)
-{
-	if (atomic_exchange(&q->one_is_done, true)) {
-		close(q->fd);
-		free(q);
-	}
-}
 
 static void *question_ask(void *arg)
 {
 	struct question *q = arg;
 	struct stat st;
-	q->answer = fstat(q->fd, &st) < 0 ? errno : 0;
-	question_done(q);
+	int answer = fstat(q->fd, &st) < 0 ? errno : 0;
+	close(q->fd);
+	(void)send(q->answer_to, &answer, sizeof answer, MSG_NOSIGNAL);
+	close(q->answer_to);
+	free(q);
 	return NULL;
+}
+
+/* Takes both descriptors. */
+static int question_start(int fd, int answer_to)
+{
+	struct question *q = malloc(sizeof *q);
+	pthread_t t;
+	if (fd >= 0 && q) {
+		*q = (struct question){ .fd = fd, .answer_to = answer_to };
+		if (pthread_create(&t, NULL, question_ask, q) == 0) {
+			pthread_detach(t);
+			return 0;
+		}
+	}
+	free(q);
+	cleanup_closep(&fd);
+	close(answer_to);
+	return -ENOMEM;
 }
 
 static bool place_is_dead(const struct place *p)
 {
-	struct question *q = calloc(1, sizeof *q);
-	if (!q)
+	int sv[2], answer = 0;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		return false;
-	q->fd = fcntl(p->fd, F_DUPFD_CLOEXEC, 0);
-	pthread_t t;
-	if (q->fd < 0 || pthread_create(&t, NULL, question_ask, q) != 0) {
-		cleanup_closep(&q->fd);
-		free(q);
+	cleanup_close int hear = sv[0];
+	if (question_start(fcntl(p->fd, F_DUPFD_CLOEXEC, 0), sv[1]) < 0)
 		return false;
-	}
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += ALIVE_DEADLINE_MS % 1000 * 1000000L;
-	until.tv_sec += ALIVE_DEADLINE_MS / 1000 + until.tv_nsec / 1000000000L;
-	until.tv_nsec %= 1000000000L;
-	bool dead = false;
-	if (pthread_clockjoin_np(t, NULL, CLOCK_MONOTONIC, &until) == 0)
-		dead = q->answer == ENOTCONN;
-	else
-		pthread_detach(t);
-	question_done(q);
-	return dead;
+	struct timespec until = deadline(ALIVE_DEADLINE_MS);
+	return wait_readable(hear, &until) == 0 && recv(hear, &answer, sizeof answer, 0) == sizeof answer &&
+	       answer == ENOTCONN;
 }
 
 /* Whether mount(2) is worth trying: in the initial user namespace, or in one that owns the mount namespace. */
@@ -308,24 +333,6 @@ static int helper_start(char *const argv[], struct helper *h, struct err *e)
 	return 0;
 }
 
-/* Waits for something to read; the deadline is for the whole run of the helper. */
-static int helper_poll(int fd, const struct timespec *until)
-{
-	for (;;) {
-		struct timespec now;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		long ms = (until->tv_sec - now.tv_sec) * 1000 + (until->tv_nsec - now.tv_nsec) / 1000000;
-		struct pollfd p = { .fd = fd, .events = POLLIN };
-		int n = poll(&p, 1, ms > 0 ? (int)ms : 0);
-		if (n > 0)
-			return 0;
-		if (n == 0)
-			return -ETIMEDOUT;
-		if (errno != EINTR)
-			return -errno;
-	}
-}
-
 /* 0 with *ret -1: it ended without sending one. */
 static int helper_receive(int sock, int *ret)
 {
@@ -378,16 +385,14 @@ static int helper_run(char *const argv[], int *ret_fd, char text[OUTPUT_MAX], st
 	int r = helper_start(argv, &h, e);
 	if (r < 0)
 		return r;
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += HELPER_DEADLINE_MS / 1000;
-	r = helper_poll(h.comm, &until);
+	const struct timespec until = deadline(HELPER_DEADLINE_MS);
+	r = wait_readable(h.comm, &until);
 	if (r == 0)
 		r = helper_receive(h.comm, &fd);
 	size_t len = 0;
 	while (r == 0) {
 		char more[256];
-		r = helper_poll(h.output, &until);
+		r = wait_readable(h.output, &until);
 		ssize_t n = r == 0 ? read(h.output, more, sizeof more) : -1;
 		if (n == 0)
 			break;
@@ -407,11 +412,17 @@ static int helper_run(char *const argv[], int *ret_fd, char text[OUTPUT_MAX], st
 	while ((got = waitpid(h.pid, &status, 0)) < 0 && errno == EINTR)
 		;
 	h.pid = 0;
-	/* Where children are reaped by nobody (SIGCHLD ignored) there is no status: judge by the descriptor. */
-	if (got < 0 ? fd < 0 : !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
+	/* Where SIGCHLD is ignored there is no status: then complaints without a descriptor are a failure. */
+	if (got < 0 ? fd < 0 && *text : !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
 		return err_set(e, EIO, "%s", *text ? text : "fusermount3 failed and said nothing");
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+static int device_closed(struct err *e)
+{
+	return err_set(e, EACCES, "/dev/fuse is not open to uid %u: as root, chmod 0666 /dev/fuse (what udev does)",
+		       getuid());
 }
 
 static int mount_by_helper(const char *path, const struct fs_mountpoint_opts *o, int *ret_fd, struct err *e)
@@ -431,6 +442,8 @@ static int mount_by_helper(const char *path, const struct fs_mountpoint_opts *o,
 				       path);
 		if (strstr(text, "device not found"))
 			return err_set(e, ENODEV, "there is no /dev/fuse: load the kernel module (modprobe fuse)");
+		if (strstr(text, "/dev/fuse: Permission denied"))
+			return device_closed(e);
 		if (strstr(text, "Operation not permitted"))
 			return err_set(e, EPERM,
 				       "fusermount3 may not mount at %s (is it set-uid root? may this container mount?): "
@@ -465,6 +478,8 @@ static int mount_by_syscall(const struct place *p, const struct fs_mountpoint_op
 	cleanup_close int fd = open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
 		return err_set(e, ENODEV, "there is no /dev/fuse: load the kernel module (modprobe fuse)");
+	if (fd < 0 && errno == EACCES)
+		return device_closed(e);
 	if (fd < 0)
 		return err_sys(e, errno, "cannot open /dev/fuse (in a container: it must be given to it)");
 	char options[160], target[32];
