@@ -69,10 +69,11 @@ void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b);
 
 /*
  * Called on the loop thread, after the waiters, when a secret got a new version (r == 0; also at its first fetch, so
- * that a change during an eviction is not missed, and when the vault answers again for a stale one) or went away (-ENOENT, -EACCES), or when it could not be refreshed
- * (other r; once per change of state, for logs: the vault's error while an old value is served, -EAGAIN when it became
- * too old, -E2BIG when it is larger than the whole cache and therefore not kept). Versions are taken as the vault
- * tells them, also when they go back. Listings too: their path is "" or ends in '/'. One observer; NULL: none.
+ * that a change during an eviction is not missed, and when the vault answers again for a stale one) or went away
+ * (-ENOENT, -EACCES), or when it could not be refreshed (other r; once per change of state, for logs: the vault's error
+ * while an old value is served, -EAGAIN when it became too old, -E2BIG when it is larger than the whole cache and
+ * therefore not kept). Versions are taken as the vault tells them, also when they go back. Listings too: their path is
+ * "" or ends in '/'. One observer; NULL: none.
  */
 typedef void vault_change_fn(void *arg, struct vault_backend *b, const char *path, int r, const struct err *e);
 void vault_cache_observe(struct vault_cache *c, vault_change_fn *fn, void *arg);

@@ -484,6 +484,40 @@ static void test_refresh_is_spread_and_bounded(void)
 	vault_cache_free(c);
 }
 
+/* A value that may not be served any more, and whose refresh queues behind others: who asks does not queue. */
+static void test_waiting_outranks_refreshing(void)
+{
+	struct fake f;
+	fake_init(&f, "ranks", 60, 0);
+	struct vault_cache *c = cache(0, 0, 0);
+	char path[32];
+	for (int i = 0; i < 100; i++) {
+		snprintf(path, sizeof path, "s%d", i);
+		load(c, &f, path, 1, path);
+	}
+	advance(c, 54000);
+	CHECK(out(&f) == 64);
+	advance(c, 6001);
+	int i = 0;
+	do {
+		snprintf(path, sizeof path, "s%d", i++);
+		pthread_mutex_lock(&lock);
+	} while (find(&f, path) && pthread_mutex_unlock(&lock) == 0);
+	pthread_mutex_unlock(&lock);
+	struct got g = { 0 };
+	struct vault_secret *s = NULL;
+	CHECK(vault_cache_get(c, &f.b, path, &s, on_secret, &g, NULL) == 0);
+	answer_value(&f, path, 2, "now");
+	await(&g);
+	CHECK(g.r == 0);
+	got_clear(&g);
+	CHECK(out(&f) == 64);
+	for (i = 0; i < 99; i++)
+		answer_value(&f, NULL, 2, "fresh");
+	CHECK(out(&f) == 0 && asked(&f) == 200);
+	vault_cache_free(c);
+}
+
 static void test_stale_and_recovery(void)
 {
 	struct fake f;
@@ -721,7 +755,7 @@ static void test_bounds(void)
 
 	/* Who is waited for is never evicted, even when there are more of them than entries may be. */
 	struct got g[8] = { 0 };
-	char path[8];
+	char path[32];
 	struct vault_secret *s = NULL;
 	for (int i = 0; i < 8; i++) {
 		snprintf(path, sizeof path, "w%d", i);
@@ -1144,6 +1178,7 @@ int main(void)
 		{ "one fetch for a crowd", test_one_fetch_for_a_crowd },
 		{ "refresh", test_refresh },
 		{ "refresh is spread and bounded", test_refresh_is_spread_and_bounded },
+		{ "waiting outranks refreshing", test_waiting_outranks_refreshing },
 		{ "stale and recovery", test_stale_and_recovery },
 		{ "max_stale", test_max_stale },
 		{ "never stale", test_never_stale },
