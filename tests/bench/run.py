@@ -33,7 +33,6 @@ from harness.programs import Daemon, environment  # noqa: E402
 from peers.process import die_with_parent, end, wait_until  # noqa: E402
 
 BUILD = ROOT / os.environ.get("BUILD", "build")
-BIN, BENCH = BUILD / "bin", BUILD / "bench"
 DELAY_MS = 20
 
 
@@ -61,6 +60,9 @@ class Bench:
         self.details = {}
         self.waited = 0.0
         self.noisy = False
+        # copies: what is measured does not change when somebody builds meanwhile
+        self.bin = shutil.copytree(BUILD / "bin", folder / "bin")
+        self.bench = shutil.copytree(BUILD / "bench", folder / "bench")
 
     def row(self, name, what, ours, against, ratio, promise, met):
         """`met` None: printed beside, nothing is promised."""
@@ -110,14 +112,14 @@ class Bench:
 
     def opener(self, path, readers, prefix=()):
         """One run of the readers; opener's JSON."""
-        argv = [*prefix, BENCH / "opener", "-j", "-s", self.options.seconds, "-n", readers, path]
+        argv = [*prefix, self.bench / "opener", "-j", "-s", self.options.seconds, "-n", readers, path]
         return json.loads(output(argv, self.folder).splitlines()[-1])
 
     @contextlib.contextmanager
     def reference(self, *arguments):
         """The reference server; the path of its file."""
         mount = pathlib.Path(tempfile.mkdtemp(prefix="ref-", dir=self.folder))
-        server = subprocess.Popen([BENCH / "refserver", *arguments, mount], preexec_fn=die_with_parent)
+        server = subprocess.Popen([self.bench / "refserver", *arguments, mount], preexec_fn=die_with_parent)
         try:
             wait_until((mount / "secret").exists, 10, "reference server", server)
             yield mount / "secret"
@@ -127,16 +129,16 @@ class Bench:
 
     def reads(self):
         folder = self.sub("reads")
-        sealed = vaults.Sealed(BIN / "cloudtaser", folder)
+        sealed = vaults.Sealed(self.bin / "cloudtaser", folder)
         sealed.put("bench/one", {"value": b"0123456789abcdef" * 4})
         mount = self.sub("reads/mount")
         config = {
             "vaults": {"v": sealed.config()},
             "mounts": [{"path": mount, "vault": "v", "secrets": [{"path": "bench/one", "as": "one"}]}],
         }
-        inside = [BIN / "cloudtaser", "run", *sealed.options(), "--"]
+        inside = [self.bin / "cloudtaser", "run", *sealed.options(), "--"]
         with (
-            Daemon(BIN / "cloudtaserd", config, folder / "daemon"),
+            Daemon(self.bin / "cloudtaserd", config, folder / "daemon"),
             self.reference() as single,
             self.reference("-m") as threaded,
         ):
@@ -196,8 +198,11 @@ class Bench:
         return total
 
     @staticmethod
-    def cpu_ticks(pid):
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    def stat(pid):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+    def cpu_ticks(self, pid):
+        fields = self.stat(pid)
         return int(fields[11]) + int(fields[12])
 
     def idle(self):
@@ -209,10 +214,16 @@ class Bench:
                 for i in range(count)
             ]
             config = {"vaults": {"v": vaults.config(bao)}, "mounts": mounts}
-            with Daemon(BIN / "cloudtaserd", config, folder / "daemon") as daemon:
+            with Daemon(self.bin / "cloudtaserd", config, folder / "daemon") as daemon:
                 for m in mounts:
                     (m["path"] / "s/value").read_bytes()
                 sleeper = subprocess.Popen(["sleep", "infinity"], preexec_fn=die_with_parent)
+                comm = pathlib.Path(f"/proc/{sleeper.pid}/comm")
+                wait_until(
+                    lambda: comm.read_text() == "sleep\n" and self.stat(sleeper.pid)[0] == "S", 10, "sleep", sleeper
+                )
+                if self.cpu_ns(daemon.pid) == 0:
+                    raise Failed("the daemon's processor time cannot be read")
                 before, beside, ticks = self.cpu_ns(daemon.pid), self.cpu_ns(sleeper.pid), self.cpu_ticks(daemon.pid)
                 started = time.monotonic()
                 time.sleep(self.options.idle_seconds)
@@ -267,7 +278,7 @@ class Bench:
                 "mounts": [{"path": mount, "vault": "v", "secrets": [{"path": "mem/", "as": ""}]}],
             }
             try:
-                with Daemon(BIN / "cloudtaserd", config, folder / "daemon") as daemon:
+                with Daemon(self.bin / "cloudtaserd", config, folder / "daemon") as daemon:
                     for i in range(count):
                         value = (mount / f"{i:05}/value").read_bytes()
                         if value != b"%064d" % i:
@@ -303,7 +314,7 @@ class Bench:
     def far_away(self, port, delay_ms):
         """The port of a proxy that makes the server answer `delay_ms` later; its number of connections afterwards."""
         proxy = subprocess.Popen(
-            [BENCH / "delayproxy", str(delay_ms), str(port)],
+            [self.bench / "delayproxy", str(delay_ms), str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -325,7 +336,7 @@ class Bench:
                 "mounts": [{"path": mount, "vault": "v", "secrets": [f"cold/{i:03}" for i in range(count)]}],
             }
             started = time.monotonic()
-            with Daemon(BIN / "cloudtaserd", config, folder):
+            with Daemon(self.bin / "cloudtaserd", config, folder):
                 ready = time.monotonic() - started
                 for i in range(count):
                     (mount / f"cold/{i:03}/value").read_bytes()
@@ -363,7 +374,7 @@ class Bench:
     # --- heap
 
     def heap(self):
-        found = json.loads(output([BENCH / "heap", "-j", HERE / "heap.trace"], self.folder))
+        found = json.loads(output([self.bench / "heap", "-j", HERE / "heap.trace"], self.folder))
         self.details["heap"] = found
         self.row(
             "heap",
