@@ -36,7 +36,7 @@
 
 enum {
 	KNOWN_SETS = 64,
-	KNOWN_WAYS = 4, /* least recently used of a set goes out */
+	KNOWN_WAYS = 4,	 /* least recently used of a set goes out */
 	DEPTH_MAX = 128, /* generations between caller and root */
 };
 
@@ -271,7 +271,8 @@ static bool in_tree(struct policy *p, const struct fs_access_request *r)
 }
 
 /* One of the groups among the caller's supplementary ones? What cannot be found out is an error, and refused. */
-static int has_supplementary(struct policy *p, const struct fs_access_request *r, const gid_t *gids, size_t n, bool *ret)
+static int has_supplementary(struct policy *p, const struct fs_access_request *r, const gid_t *gids, size_t n,
+			     bool *ret)
 {
 	cleanup_close int fd = -1;
 	struct fs_proc_status st;

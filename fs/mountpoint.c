@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A mount point is looked at through an O_PATH descriptor: that neither asks the filesystem that is mounted there (which
+ * A mount point is looked at through an O_PATH descriptor: that neither asks the filesystem that is mounted there (it
  * may be dead, or frozen, or somebody else's) nor can be led elsewhere by a symbolic link that changes meanwhile. Which
  * mount it is comes from statx, which type that mount has from /proc/self/mountinfo.
  *
@@ -53,8 +53,8 @@ static int place_open(const char *path, struct place *ret, struct err *e)
 {
 	cleanup_close int fd = open(path, O_PATH | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT)
-		return err_set(e, errno, "mount point %s does not exist: make an empty folder there (mkdir -p %s)", path,
-			       path);
+		return err_set(e, errno, "mount point %s does not exist: make an empty folder there (mkdir -p %s)",
+			       path, path);
 	if (fd < 0)
 		return err_sys(e, errno, "mount point %s", path);
 	char link[32];
@@ -74,7 +74,8 @@ static void unescape_octal(char *s)
 {
 	char *to = s;
 	for (const char *p = s; *p; to++) {
-		if (p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' && p[3] >= '0' && p[3] <= '7') {
+		if (p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' && p[3] >= '0' &&
+		    p[3] <= '7') {
 			*to = (char)((p[1] - '0') << 6 | (p[2] - '0') << 3 | (p[3] - '0'));
 			p += 4;
 		} else {
@@ -283,7 +284,8 @@ static int helper_spawn(char *const argv[], int comm, int output, pid_t *ret)
 	}
 	/* `comm` and `output` are above 3, so that none is overwritten before it is copied. */
 	if (!(r = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDWR, 0)) &&
-	    !(r = posix_spawn_file_actions_adddup2(&fa, 0, 1)) && !(r = posix_spawn_file_actions_adddup2(&fa, output, 2)) &&
+	    !(r = posix_spawn_file_actions_adddup2(&fa, 0, 1)) &&
+	    !(r = posix_spawn_file_actions_adddup2(&fa, output, 2)) &&
 	    !(r = posix_spawn_file_actions_adddup2(&fa, comm, COMM)) &&
 	    !(r = posix_spawn_file_actions_addclosefrom_np(&fa, COMM + 1)) &&
 	    !(r = posix_spawnattr_setsigmask(&attr, &none)) && !(r = posix_spawnattr_setsigdefault(&attr, &all)) &&
@@ -342,10 +344,9 @@ static int helper_receive(int sock, int *ret)
 		char room[CMSG_SPACE(sizeof(int))];
 	} control;
 	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr m = { .msg_iov = &iov,
-			    .msg_iovlen = 1,
-			    .msg_control = &control,
-			    .msg_controllen = sizeof control };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+	};
 	ssize_t n;
 	do
 		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
@@ -432,7 +433,8 @@ static int mount_by_helper(const char *path, const struct fs_mountpoint_opts *o,
 	(void)snprintf(options, sizeof options,
 		       "ro,nosuid,nodev,noexec,noatime,fsname=cloudtaser,subtype=cloudtaser,max_read=%d%s", FS_MAX_READ,
 		       o->allow_other ? ",allow_other" : "");
-	char *const argv[] = { (char[]){ "fusermount3" }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)path, NULL };
+	char *const argv[] = { (char[]){ "fusermount3" }, (char[]){ "-o" }, options,
+			       (char[]){ "--" },	  (char *)path,	    NULL };
 	int r = helper_run(argv, &fd, text, e);
 	if (r < 0) {
 		if (strstr(text, "user_allow_other"))
@@ -445,10 +447,11 @@ static int mount_by_helper(const char *path, const struct fs_mountpoint_opts *o,
 		if (strstr(text, "/dev/fuse: Permission denied"))
 			return device_closed(e);
 		if (strstr(text, "Operation not permitted"))
-			return err_set(e, EPERM,
-				       "fusermount3 may not mount at %s (is it set-uid root? may this container mount?): "
-				       "%s",
-				       path, text);
+			return err_set(
+				e, EPERM,
+				"fusermount3 may not mount at %s (is it set-uid root? may this container mount?): "
+				"%s",
+				path, text);
 		return err_wrap(e, "cannot mount at %s", path);
 	}
 	if (fd < 0)
@@ -464,8 +467,8 @@ static int umount_by_helper(const char *path, struct err *e)
 {
 	char text[OUTPUT_MAX] = "";
 	cleanup_close int none = -1;
-	char *const argv[] = { (char[]){ "fusermount3" }, (char[]){ "-u" }, (char[]){ "-z" }, (char[]){ "--" }, (char *)path,
-			       NULL };
+	char *const argv[] = { (char[]){ "fusermount3" }, (char[]){ "-u" }, (char[]){ "-z" },
+			       (char[]){ "--" },	  (char *)path,	    NULL };
 	int r = helper_run(argv, &none, text, e);
 	return r < 0 ? err_wrap(e, "cannot unmount %s", path) : 0;
 }
@@ -508,10 +511,11 @@ static int check_folder(const struct place *p, bool privileged, struct err *e)
 	if (!S_ISDIR(st.st_mode))
 		return err_set(e, ENOTDIR, "mount point %s is not a folder: choose an empty folder", p->path);
 	if (!privileged && st.st_uid != getuid())
-		return err_set(e, EPERM,
-			       "mount point %s belongs to uid %u: choose an empty folder that is yours (uid %u), or mount "
-			       "as root",
-			       p->path, st.st_uid, getuid());
+		return err_set(
+			e, EPERM,
+			"mount point %s belongs to uid %u: choose an empty folder that is yours (uid %u), or mount "
+			"as root",
+			p->path, st.st_uid, getuid());
 	cleanup_close int fd = openat(p->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
 	if (!d)
@@ -547,10 +551,11 @@ int fs_mountpoint_mount(const char *path, const struct fs_mountpoint_opts *o, in
 		return r;
 	if (place_is_ours(&p)) {
 		if (!place_is_dead(&p))
-			return err_set(e, EBUSY,
-				       "a cloudtaser filesystem is mounted at %s already: take it away first (cloudtaser "
-				       "umount %s), or choose another folder",
-				       p.path, p.path);
+			return err_set(
+				e, EBUSY,
+				"a cloudtaser filesystem is mounted at %s already: take it away first (cloudtaser "
+				"umount %s), or choose another folder",
+				p.path, p.path);
 		/* What a killed daemon left behind. */
 		r = detach(p.path, e);
 		if (r < 0)

@@ -82,13 +82,9 @@ static bool allows(struct fs_access *a, pid_t tid, uid_t uid, gid_t gid)
 						 FS_ACCESS_GETXATTR };
 	int first = 1;
 	for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-		struct fs_access_request r = { .op = ops[i],
-					       .tid = tid,
-					       .uid = uid,
-					       .gid = gid,
-					       .owner = uid,
-					       .group = gid,
-					       .mode = 0400 };
+		struct fs_access_request r = {
+			.op = ops[i], .tid = tid, .uid = uid, .gid = gid, .owner = uid, .group = gid, .mode = 0400
+		};
 		int x = fs_access_check(a, &r);
 		CHECK(x == 0 || x == -EACCES);
 		CHECK(first == 1 || first == x); /* no operation is a way around another */
@@ -207,7 +203,9 @@ static void test_supplementary(void)
 	}
 	uid_t uid = UID;
 	struct fs_access *a = policy((struct fs_policy){ .uids = &uid, .n_uids = 1 });
-	struct fs_access_request r = { .tid = pid, .uid = UID, .gid = GID, .owner = 1, .group = FIRST + N - 1, .mode = 0040 };
+	struct fs_access_request r = {
+		.tid = pid, .uid = UID, .gid = GID, .owner = 1, .group = FIRST + N - 1, .mode = 0040
+	};
 	CHECK(fs_access_check(a, &r) == 0);
 	r.mode = 0004; /* a member of the group is not "the others" */
 	CHECK(fs_access_check(a, &r) == -EACCES);
@@ -351,9 +349,10 @@ static void test_tree(void)
 static void test_set_uid(void)
 {
 	/* real, effective, saved, file system; the last is nobody special, so that the check can pass. */
-	static const uid_t ids[][4] = { { 65534, 0, 0, 0 },	    { 0, 65534, 0, 65534 },	{ 0, 0, 65534, 0 },
-					{ 65534, 65534, 0, 65534 }, { 65534, 0, 65534, 65534 }, { 0, 0, 0, 65534 },
-					{ 0, 0, 0, 0 } };
+	static const uid_t ids[][4] = {
+		{ 65534, 0, 0, 0 },	    { 0, 65534, 0, 65534 }, { 0, 0, 65534, 0 }, { 65534, 65534, 0, 65534 },
+		{ 65534, 0, 65534, 65534 }, { 0, 0, 0, 65534 },	    { 0, 0, 0, 0 }
+	};
 	enum { N = sizeof ids / sizeof *ids };
 	pid_t pid[N];
 	pipes_open();
@@ -432,7 +431,9 @@ static void *hammer(void *arg)
 	struct hammer *h = arg;
 	for (unsigned i = 0; i < 3000; i++) {
 		h->seed = h->seed * 1103515245 + 12345;
-		struct fs_access_request r = { .tid = h->pid[h->seed / 65536 % h->n], .uid = getuid(), .owner = getuid(), .mode = 0400 };
+		struct fs_access_request r = {
+			.tid = h->pid[h->seed / 65536 % h->n], .uid = getuid(), .owner = getuid(), .mode = 0400
+		};
 		CHECK(fs_access_check(h->a, &r) == 0);
 	}
 	return NULL;
@@ -497,8 +498,8 @@ static void test_many(void)
 	for (int i = 0; i < ROUNDS * 100; i++)
 		CHECK(fs_access_check(by_uid, &r) == 0);
 	double uid = micros();
-	fprintf(stderr, "a check by tree: known caller %.1f us, unknown %.1f us; by uid %.3f us\n", (known - start) / ROUNDS,
-	       (unknown - known) / ROUNDS, (uid - unknown) / (ROUNDS * 100));
+	fprintf(stderr, "a check by tree: known caller %.1f us, unknown %.1f us; by uid %.3f us\n",
+		(known - start) / ROUNDS, (unknown - known) / ROUNDS, (uid - unknown) / (ROUNDS * 100));
 	fs_access_free(by_uid);
 	fs_access_free(a);
 	CHECK(open_files() == before);
@@ -548,8 +549,9 @@ static bool parses(const char *s, struct fs_proc_status *st)
 
 static void test_parse(void)
 {
-	static const char good[] = "Name:\ta\\nUid:\t0\t0\t0\t0\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nNgid:\t0\n"
-				   "Pid:\t8\nPPid:\t6\nTracerPid:\t5\nUid:\t1\t2\t3\t4294967294\n";
+	static const char good[] =
+		"Name:\ta\\nUid:\t0\t0\t0\t0\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nNgid:\t0\n"
+		"Pid:\t8\nPPid:\t6\nTracerPid:\t5\nUid:\t1\t2\t3\t4294967294\n";
 	struct fs_proc_status st;
 	CHECK(parses(good, &st));
 	CHECK(st.tgid == 7 && st.pid == 8 && st.ppid == 6 && st.tracer == 5);

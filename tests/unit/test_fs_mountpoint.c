@@ -401,7 +401,8 @@ static void user_helper_hygiene(void)
 	const char *ignored = strstr(text, "\nSigIgn:\t");
 	CHECK_MSG(ignored && !(strtoull(ignored + 9, NULL, 16) & 1U << (SIGPIPE - 1)), "%s", text);
 	CHECK_MSG(strstr(text, "_FUSE_COMMFD=3\n") && !strstr(text, "CANARY"), "%s", text);
-	CHECK_MSG(strstr(text, "fds: 3 10 end\n") || strstr(text, "fds: 3 end\n"), "%s", text); /* 10: the shell's own */
+	CHECK_MSG(strstr(text, "fds: 3 10 end\n") || strstr(text, "fds: 3 end\n"), "%s",
+		  text); /* 10: the shell's own */
 	CHECK_MSG(strstr(text, dir), "%s", text);
 	CHECK(close(77) == 0 && unlink(seen) == 0 && rmdir(dir) == 0);
 }

@@ -10,7 +10,8 @@ static void pair(const char *raw, size_t len, const char *shown)
 	char out[FS_NAME_MAX + 1], back[FS_NAME_MAX + 1];
 	size_t n = 12345;
 	int r = fs_name_escape(raw, len, out);
-	CHECK_MSG(r == (int)strlen(shown) && !strcmp(out, shown), "'%s' is shown as '%s' (%d)", raw, r < 0 ? "" : out, r);
+	CHECK_MSG(r == (int)strlen(shown) && !strcmp(out, shown), "'%s' is shown as '%s' (%d)", raw, r < 0 ? "" : out,
+		  r);
 	CHECK_MSG(fs_name_unescape(shown, back, &n) == 0 && n == len && !memcmp(back, raw, len), "'%s'", shown);
 	CHECK(back[n] == '\0');
 }
