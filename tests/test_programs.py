@@ -22,8 +22,8 @@ def run(program, source, tmp_path, *arguments):
     assert program.stat().st_mtime >= source.stat().st_mtime, f"{program} is older than {source}: make test-programs"
     done = subprocess.run(
         [program, *arguments],
-        cwd=tmp_path,
-        env=environment(tmp_path),
+        cwd=TESTS.parent,  # examples/ are opened from here
+        env=environment(tmp_path, {"TMPDIR": str(tmp_path)}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,8 +2,8 @@
 """Whatever a test module starts or mounts is gone when it ends.
 
 Looked at after each test, judged after the last one of a module (fixtures may live that long): a cloudtaser process
-below us, or a cloudtaser mount that was not there when the run began, fails that last test, names the test after which
-it was first seen, and is cleaned away.
+below us, or a cloudtaser mount in the run's temporary folders, fails that last test, names the test after which it was
+first seen, and is cleaned away. For that a run has a temporary folder of its own (TMPDIR, and what tempfile uses).
 """
 
 import ctypes
@@ -11,8 +11,10 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -22,7 +24,7 @@ SETTLE = 5  # seconds: who was told to go may still be going
 
 _PR_SET_CHILD_SUBREAPER = 36
 _first_seen = {}
-_mounts_before = set()
+_folders = []
 
 
 class Process:
@@ -95,7 +97,7 @@ def processes():
 
 
 def mounts():
-    """Where cloudtaser filesystems are mounted, as far as this mount namespace shows; not those from before."""
+    """Where cloudtaser filesystems are mounted in this run's folders, as far as this mount namespace shows."""
     found = []
     with open("/proc/self/mountinfo", "rb") as f:
         for line in f:
@@ -104,7 +106,7 @@ def mounts():
             if kind == b"fuse.cloudtaser" or (kind.startswith(b"fuse") and source == b"cloudtaser"):
                 where = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), before.split(b" ")[4])
                 found.append(os.fsdecode(where))
-    return [where for where in found if where not in _mounts_before]
+    return [where for where in found if any(where.startswith(f"{folder}/") for folder in _folders)]
 
 
 def unmount(where):
@@ -142,7 +144,25 @@ def pytest_configure(config):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
-    _mounts_before.update(mounts())
+    # pytest's own folders (tmp_path) stay where they are: it keeps the last three runs' for whoever looks at a failure.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # Everybody may write there, as in /tmp: programs run as other users too.
+    folder = tempfile.mkdtemp(prefix="ct-")
+    os.chmod(folder, 0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    _folders.append(folder)
+
+
+def pytest_unconfigure():
+    for where in mounts():
+        unmount(where)
+    for folder in _folders[:1]:  # the second one is pytest's
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pytest_folder(tmp_path_factory):
+    _folders.append(str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.hookimpl(wrapper=True)
