@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+
 def pytest_collection_modifyitems(items):
     here = os.path.dirname(__file__)
     for item in items:

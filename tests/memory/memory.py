@@ -4,6 +4,7 @@
 import base64
 import binascii
 import dataclasses
+import functools
 import os
 import pathlib
 import secrets
@@ -104,7 +105,9 @@ class Hit:
     mapping: Mapping
 
     def __str__(self):
-        return f"{self.pattern}: {self.length} bytes (from its byte {self.offset}) at {self.address:x} in {self.mapping}"
+        return (
+            f"{self.pattern}: {self.length} bytes (from its byte {self.offset}) at {self.address:x} in {self.mapping}"
+        )
 
 
 @dataclasses.dataclass
@@ -184,9 +187,13 @@ class Scanner:
 
     def in_bytes(self, data, what):
         """The same search in bytes that are at hand: a log, a file."""
-        for name, pattern in self.patterns.items():
-            for at in range(0, len(pattern) - WINDOW + 1):
-                assert pattern[at : at + WINDOW] not in data, f"{what}: {name}, from its byte {at}"
+        for at in range(len(data) - WINDOW + 1):
+            name = self.windows.get(data[at : at + WINDOW])
+            assert name is None, f"{what}: {name}, at byte {at}"
+
+    @functools.cached_property
+    def windows(self):
+        return {p[at : at + WINDOW]: name for name, p in self.patterns.items() for at in range(len(p) - WINDOW + 1)}
 
 
 def files_of(pid):

@@ -92,7 +92,7 @@ def test_a_mapping_that_cannot_be_read_is_an_error(memory_programs, scanner, tmp
     with holding(memory_programs, "nothing", b"") as pid:
         look.scan(pid)
         look.program = fake
-        with pytest.raises(AssertionError, match="could not be read.*something"):
+        with pytest.raises(AssertionError, match=r"could not be read.*something"):
             look.scan(pid)
 
 
@@ -139,12 +139,14 @@ def test_key_forms(tmp_path):
 
     cert, key = Authority(tmp_path).client()
     patterns = key_patterns("key", key)
-    text, der = key.read_text(), subprocess.run(
-        ["openssl", "pkey", "-in", key, "-outform", "DER"], capture_output=True, check=True
-    ).stdout
+    text, der = (
+        key.read_text(),
+        subprocess.run(["openssl", "pkey", "-in", key, "-outform", "DER"], capture_output=True, check=True).stdout,
+    )
     assert sum(data in text.encode() for data in patterns.values()) >= 2
     assert patterns["key scalar (raw)"] in der
-    public = cert.read_bytes() + subprocess.run(
-        ["openssl", "x509", "-in", cert, "-outform", "DER"], capture_output=True, check=True
-    ).stdout
+    public = (
+        cert.read_bytes()
+        + subprocess.run(["openssl", "x509", "-in", cert, "-outform", "DER"], capture_output=True, check=True).stdout
+    )
     Scanner(tmp_path, patterns).in_bytes(public, "the certificate")
