@@ -359,8 +359,9 @@ static int explain(const struct transfer *t, CURLcode code, struct err *e)
 
 static size_t on_header(char *line, size_t size, size_t n, void *arg)
 {
-	(void)line;
 	struct transfer *t = arg;
+	if (size * n <= 2 && (line[0] == '\r' || line[0] == '\n'))
+		t->head_ended = true;
 	t->header_len += size * n;
 	if (t->header_len > HEADER_MAX) {
 		t->too_large = true;
@@ -507,6 +508,8 @@ static void complete(struct transfer *t, CURLcode code)
 	(void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
 	if (code != CURLE_OK) {
 		r = explain(t, code, &t->err);
+	} else if (!t->head_ended) { /* libcurl takes what has come by the end of the connection for all of it */
+		r = err_set(&t->err, EPROTO, "%s broke off in the middle of its answer", t->c->url.peer);
 	} else if (status < 200 || status > 999) {
 		r = err_set(&t->err, EPROTO, "the answer of %s has no HTTP status", t->c->url.peer);
 	} else {

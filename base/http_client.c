@@ -244,7 +244,7 @@ static int transfer_new(struct http_client *c, const struct http_request *req, s
 	}
 	if (ok && req->body) {
 		t->body = sec_malloc(req->body_len ? req->body_len : 1);
-		ok = t->body && add_header(t, "Expect", "") == 0;
+		ok = t->body && http_headers_add(&t->headers, "Expect:") == 0;
 		if (t->body) {
 			memcpy(t->body, req->body, req->body_len);
 			t->body_len = req->body_len;

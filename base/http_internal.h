@@ -43,7 +43,8 @@ struct transfer {
 	char *answer;
 	size_t answer_len, answer_room, header_len;
 	bool too_large, no_memory;
-	bool greeting; /* connected, the TLS handshake has begun */
+	bool head_ended; /* the empty line behind the headers came */
+	bool greeting;	 /* connected, the TLS handshake has begun */
 	struct tls_report report;
 	char reason[256]; /* libcurl's, never shown: it may quote the peer */
 	int r;
