@@ -261,7 +261,7 @@ const struct cli_command cli_shell = {
 const struct cli_command cli_run = {
 	.name = "run",
 	.summary = "the same for one command; its signals and exit code pass through",
-	.usage = "[--mount-point PATH] [--path FOLDER/] [--env NAME=SECRET/FIELD] [--fd NAME=SECRET/FIELD] -- COMMAND ...",
+	.usage = "[--env NAME=SECRET/FIELD] [--fd NAME=SECRET/FIELD] [OPTIONS] -- COMMAND ...",
 	.help = "Runs a command with the vault's secrets as files below /secrets.\n" ABOUT_SESSIONS,
 	.exits = "  The command's own; 128 + N when signal N ended it; 127 there is no such command, 126 it cannot be run.\n"
 		 "  Before it starts:\n"

@@ -137,12 +137,12 @@ def read_line(stream, seconds=SECONDS):
 class Terminal:
     """A command on a terminal of its own, whose foreground it is."""
 
-    def __init__(self, person, *arguments, env=None):
+    def __init__(self, person, *arguments, argv=None, env=None):
         self.master, slave = pty.openpty()
         self.slave = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY)
         self.seen = b""
         self.process = subprocess.Popen(
-            person.argv(*arguments),
+            list(map(str, argv)) if argv else person.argv(*arguments),
             stdin=slave,
             stdout=slave,
             stderr=slave,
