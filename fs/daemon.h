@@ -50,7 +50,8 @@ size_t fs_daemon_mounts(const struct fs_daemon *d);
 int must_use fs_daemon_apply(struct fs_daemon *d, const struct config *c, struct err *e);
 
 /*
- * {"program","version","pid","started","secret_memory":{...},"mounts":[{"path","vault","secrets","problems":[...]}],
+ * {"program","version","pid","started","secret_memory":{...},"mounts":[{"path","vault","names","open","opens",
+ *  "reads","denied","waits","errors","n_problems","problems":[{"path","message","since"}]}],"mounts_left_out",
  *  "vaults":[...],"cache":{...},"checks":[{"name","state":"ok"|"no"|"not yet","detail"}]}
  */
 struct json *fs_daemon_status(struct fs_daemon *d);

@@ -12,6 +12,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+enum { MOUNTS_ROOM = CONTROL_MESSAGE_MAX * 3 / 4 };
+
 static void check(struct json *list, const char *name, const char *state, const char *detail)
 {
 	struct json *j = json_object();
@@ -66,10 +68,17 @@ static struct json *vaults_status(struct fs_daemon *d)
 	return list;
 }
 
-static struct json *mounts_status(struct fs_daemon *d)
+/* An answer of the control socket has a bound; *ret_left_out says how many mounts did not find room in it. */
+static struct json *mounts_status(struct fs_daemon *d, int64_t *ret_left_out)
 {
 	struct json *list = json_array();
+	size_t room = MOUNTS_ROOM;
+	*ret_left_out = 0;
 	for (struct daemon_mount *m = d->mounts; m; m = m->next) {
+		if (*ret_left_out) {
+			++*ret_left_out;
+			continue;
+		}
 		struct fs_mount_stats st;
 		fs_mount_get_stats(m->mount, &st);
 		struct json *j = fs_tree_status(fs_mount_tree(m->mount));
@@ -80,6 +89,14 @@ static struct json *mounts_status(struct fs_daemon *d)
 		(void)json_set(j, "denied", json_of_int((int64_t)st.denied));
 		(void)json_set(j, "waits", json_of_int((int64_t)st.waits));
 		(void)json_set(j, "errors", json_of_int((int64_t)st.errors));
+		size_t n = 0;
+		cleanup_sec char *text = json_print(j, false, &n);
+		if (!text || n >= room) {
+			json_free(j);
+			++*ret_left_out;
+			continue;
+		}
+		room -= n;
 		(void)json_append(list, j);
 	}
 	return list;
@@ -125,7 +142,9 @@ struct json *fs_daemon_status(struct fs_daemon *d)
 	(void)json_set(j, "pid", json_of_int(getpid()));
 	(void)json_set(j, "started", json_of_int(d->started));
 	(void)json_set(j, "secret_memory", memory_status());
-	(void)json_set(j, "mounts", mounts_status(d));
+	int64_t left_out = 0;
+	(void)json_set(j, "mounts", mounts_status(d, &left_out));
+	(void)json_set(j, "mounts_left_out", json_of_int(left_out));
 	(void)json_set(j, "vaults", vaults_status(d));
 	(void)json_set(j, "cache", cache_status(d));
 	(void)json_set(j, "requests", json_of_int((int64_t)dev.requests));
