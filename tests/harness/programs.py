@@ -40,9 +40,9 @@ class User:
 
 
 def environment(home, env=None):
-    """PATH and the sanitizers' settings of ours, nothing else; every XDG folder is below `home`."""
+    """The system's PATH and the sanitizers' settings of ours, nothing else; every XDG folder is below `home`."""
     clean = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",  # ours may lead through closed folders
         "LC_ALL": "C.UTF-8",
         "HOME": str(home),
         "XDG_RUNTIME_DIR": str(home),
