@@ -289,7 +289,7 @@ int sealed_file_refresh(struct sealed_file *f, struct err *e)
 	if (memcmp(s.header.file_id, f->now.header.file_id, SEALED_ID_LEN) != 0)
 		return err_set(e, EKEYREJECTED, "%s was replaced by another vault; open it anew with its passphrase",
 			       f->path);
-	struct sealed_index *index;
+	struct sealed_index *index = NULL;
 	r = index_load(f->path, &s, f->keys, &index, e);
 	if (r < 0)
 		return r;

@@ -90,7 +90,7 @@ int vault_secret_new(const struct vault_field *fields, size_t n, uint64_t versio
 		name[f->name_len] = '\0';
 		f->name = name;
 		name += f->name_len + 1;
-		if (f->len) {
+		if (value && f->len) {
 			memcpy(value, f->value, f->len);
 			f->value = value;
 			value += f->len;

@@ -239,6 +239,7 @@ static void fuzz_file(const uint8_t *data, size_t size)
 		free(index);
 		return;
 	}
+	ALWAYS(x);
 	for (size_t i = 0; i < x->n; i++) {
 		struct sealed_entry entry;
 		struct vault_secret *s = NULL;

@@ -89,7 +89,7 @@ class Reader:
             path = self.index[p + 12 : p + 12 + path_len]
             p += 12 + path_len
             for _ in range(versions):
-                version, created, length = struct.unpack_from("<QqI", self.index, p)
+                version, _created, length = struct.unpack_from("<QqI", self.index, p)
                 nonce = self.index[p + 20 : p + 44]
                 ad = b"cloudtaser value" + self.file_id + struct.pack("<Q", version) + path
                 self.secrets[path, version] = opened(data[at : at + length], ad, nonce, self.value_key)
