@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Serving: one epoll set for all mounts' devices, a few threads.
+ * Serving: one epoll set for all mounts' devices, a few threads, at most one of them in a device.
  *
  * A device is armed for one event at a time (EPOLLONESHOT). The thread that gets it reads and answers until there is
  * nothing left, then polls the device for a moment before it lets go: on a machine whose idle processors halt, the
  * wake-up of a sleeping server is most of what a small read costs, and a reader's OPEN, READ and RELEASE follow each
- * other at once. The moment is short (SPIN_NS), and granted only while it pays: `credit` grows with every request that
- * came in time and halves with every wait in vain, so that sparse requests cost no polling and an idle daemon sleeps.
- * While a thread polls, the others are not woken for that device; when it finds request after request without a pause
- * (BUSY_RUN), it arms the device again so that another thread joins.
+ * other at once. It polls only while that pays: after an OPEN, or when requests have been coming fast (`hot`); a poll in
+ * vain doubles a pause in which there is none (`off_until`), so that sparse requests cost next to nothing and an idle
+ * daemon sleeps. While it polls or is kept busy by one device it looks at the others now and then (serve_others).
  *
- * More threads than that do not help on few processors: they take each other's requests across cores (measured; see
- * docs/benchmarks.md), so small machines get one. A long scheduling slice keeps a reader that was just woken from
- * displacing the thread before it has polled.
+ * More threads do not make one mount faster: they wake each other and take each other's requests across processors
+ * (measured; docs/benchmarks.md). A long scheduling slice keeps a reader that was just woken from displacing the thread
+ * before it has polled.
  *
  * Devices are found by number, not by pointer: an event may be on its way while the device is taken out.
  */
@@ -42,8 +41,14 @@ enum {
 	REQUEST_SIZE = MAX_IO + 8192, /* what the kernel may hand over at once: it refuses smaller buffers */
 	SPIN_NS = 100 * 1000,
 	SLICE_NS = 100 * 1000 * 1000,
-	CREDIT_MAX = 16,
-	BUSY_RUN = 64,
+	FAST_NS = 150 * 1000, /* requests closer than this are hot */
+	HOT_ENOUGH = 4,
+	HOT_MAX = 8,
+	BACKOFF_MIN_NS = 1000 * 1000,
+	BACKOFF_MAX_NS = 64 * 1000 * 1000,
+	WINS_FORGIVE = 64, /* so many polls that paid make the pause short again */
+	OTHERS_EVERY_NS = 20 * 1000,
+	OTHERS_RUN = 64, /* requests of one device before the others get their turn */
 	INIT_WAIT_S = 10,
 };
 
@@ -59,8 +64,12 @@ struct fs_device {
 	unsigned busy; /* threads inside */
 	unsigned notices; /* to the kernel, queued or being written */
 	bool stopping, inited, refused, dead;
-	_Atomic bool quit;	   /* = stopping || dead, for the serving loop */
-	_Atomic unsigned credit;
+	_Atomic bool quit; /* for the serving loop */
+	/* The serving thread's, of which there is one at a time. */
+	struct {
+		unsigned hot, wins;
+		uint64_t last, until, off_until, backoff;
+	} spin;
 	struct fs_device *next;
 };
 
@@ -215,14 +224,55 @@ static void died(struct fs_server *s, struct fs_device *d)
 	d->gone(d->userdata);
 }
 
+static bool waited_for(uint32_t opcode)
+{
+	return opcode != FUSE_RELEASE && opcode != FUSE_RELEASEDIR && opcode != FUSE_FORGET &&
+	       opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT;
+}
+
+/* Whether to poll after this request, and until when. */
+static void spin_plan(struct fs_device *d, uint32_t opcode)
+{
+	if (!waited_for(opcode))
+		return; /* what comes next belongs to the request before */
+	uint64_t now = now_ns();
+	if (now - d->spin.last >= FAST_NS)
+		d->spin.hot = 0;
+	else if (d->spin.hot < HOT_MAX)
+		d->spin.hot++;
+	d->spin.last = now;
+	bool pays = d->spin.hot >= HOT_ENOUGH || opcode == FUSE_OPEN;
+	d->spin.until = pays && now >= d->spin.off_until ? now + SPIN_NS : 0;
+}
+
+static void spin_won(struct fs_device *d)
+{
+	if (++d->spin.wins >= WINS_FORGIVE) {
+		d->spin.wins = 0;
+		d->spin.backoff = BACKOFF_MIN_NS;
+	}
+}
+
+static void spin_lost(struct fs_device *d, uint64_t now)
+{
+	d->spin.wins = 0;
+	d->spin.until = 0;
+	if (d->spin.backoff < BACKOFF_MIN_NS)
+		d->spin.backoff = BACKOFF_MIN_NS;
+	d->spin.off_until = now + d->spin.backoff;
+	if (d->spin.backoff < BACKOFF_MAX_NS)
+		d->spin.backoff *= 2;
+}
+
 static void process(struct fs_server *s, struct fs_device *d, void *mem, size_t n)
 {
 	const struct fuse_in_header *in = mem;
-	bool is_init = n >= sizeof *in && in->opcode == FUSE_INIT;
+	uint32_t opcode = n >= sizeof *in ? in->opcode : 0;
 	struct fuse_buf buf = { .mem = mem, .size = n, .fd = -1 };
 	fuse_session_process_buf(d->session, &buf);
 	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
-	if (is_init) {
+	spin_plan(d, opcode);
+	if (opcode == FUSE_INIT) {
 		SCOPED_LOCK(&s->lock);
 		d->inited = true;
 		d->refused = fuse_session_exited(d->session);
@@ -245,51 +295,57 @@ static int serve_one(struct fs_server *s, struct fs_device *d, void *mem)
 	return -1;
 }
 
+/* What is there of other devices, without polling for more. */
+static void serve_others(struct fs_server *s, void *mem)
+{
+	struct epoll_event ev;
+	while (epoll_wait(s->epoll, &ev, 1, 0) == 1 && ev.data.u64 != 0) {
+		struct fs_device *d = enter(s, ev.data.u64);
+		if (!d)
+			continue;
+		int r = 1;
+		for (unsigned i = 0; i < OTHERS_RUN && r > 0 && !atomic_load_explicit(&d->quit, memory_order_relaxed); i++)
+			r = serve_one(s, d, mem);
+		if (r < 0)
+			died(s, d);
+		else
+			arm(s, d);
+		leave(s, d);
+	}
+}
+
 static void serve(struct fs_server *s, struct fs_device *d, void *mem)
 {
 	unsigned run = 0;
-	bool armed = false;
-	uint64_t spin_end = 0;
 	bool spinning = false;
-	for (;;) {
-		if (atomic_load_explicit(&d->quit, memory_order_relaxed))
-			return;
+	uint64_t others_at = 0;
+	while (!atomic_load_explicit(&d->quit, memory_order_relaxed)) {
 		int r = serve_one(s, d, mem);
 		if (r < 0) {
 			died(s, d);
 			return;
 		}
 		if (r > 0) {
-			if (spinning) {
-				unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
-				if (c < CREDIT_MAX)
-					atomic_store_explicit(&d->credit, c + 1, memory_order_relaxed);
-				spinning = false;
-				run = 0;
-			}
-			if (++run == BUSY_RUN && !armed && s->n_threads > 1) {
-				armed = true;
-				arm(s, d);
-			}
+			if (spinning)
+				spin_won(d);
+			spinning = false;
+			if (++run % OTHERS_RUN == 0)
+				serve_others(s, mem);
 			continue;
 		}
-		if (armed) /* somebody else is called when there is more */
-			return;
 		uint64_t now = now_ns();
-		if (!spinning) {
-			unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
-			if (c == 0) {
-				/* A first request after a silence: one try, so that a burst is noticed. */
-				atomic_store_explicit(&d->credit, 1, memory_order_relaxed);
-				break;
-			}
-			spinning = true;
-			spin_end = now + SPIN_NS;
-			atomic_fetch_add_explicit(&s->spins, 1, memory_order_relaxed);
-		} else if (now >= spin_end) {
-			unsigned c = atomic_load_explicit(&d->credit, memory_order_relaxed);
-			atomic_store_explicit(&d->credit, c / 2, memory_order_relaxed);
+		if (now >= d->spin.until) {
+			if (spinning)
+				spin_lost(d, now);
 			break;
+		}
+		if (!spinning) {
+			spinning = true;
+			others_at = now + OTHERS_EVERY_NS;
+			atomic_fetch_add_explicit(&s->spins, 1, memory_order_relaxed);
+		} else if (now >= others_at) {
+			others_at = now + OTHERS_EVERY_NS;
+			serve_others(s, mem);
 		}
 		__builtin_ia32_pause();
 	}
@@ -309,7 +365,10 @@ struct slice_attr {
 static void long_slice(void)
 {
 	/* EEVDF takes sched_runtime of SCHED_OTHER as the wished slice since 6.12; older kernels ignore it. */
-	struct slice_attr a = { .size = sizeof a, .policy = SCHED_OTHER, .runtime = SLICE_NS };
+	struct slice_attr a = { .size = sizeof a };
+	if (syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) < 0 || a.policy != SCHED_OTHER)
+		return;
+	a.runtime = SLICE_NS;
 	(void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
