@@ -39,15 +39,15 @@ uint64_t io_now_ms(void);			   /* CLOCK_BOOTTIME */
 /* One server and how to talk to it. Shared by transfers; connections are kept and reused per client. */
 struct http_client;
 struct http_client_conf {
-	const char *base_url;	 /* https://host[:port][/prefix]; http:// only for loopback addresses */
-	const char *ca_file;	 /* NULL: the system's bundle */
-	const char *cert_file;	 /* client certificate chain, PEM; NULL: none */
-	const char *key_file;	 /* its private key, PEM, readable by its owner alone */
-	const char *server_name; /* NULL: the URL's host. SNI and certificate name */
-	unsigned connect_timeout_ms;  /* 0: 5000 */
-	unsigned timeout_ms;	      /* whole transfer, 0: 15000 */
-	size_t max_body;	      /* answer, bytes; 0: 8 MiB */
-	unsigned max_connections;     /* 0: by the locked-memory budget, see http_client_connections */
+	const char *base_url;	     /* https://host[:port][/prefix]; http:// only for loopback addresses */
+	const char *ca_file;	     /* NULL: the system's bundle */
+	const char *cert_file;	     /* client certificate chain, PEM; NULL: none */
+	const char *key_file;	     /* its private key, PEM, readable by its owner alone */
+	const char *server_name;     /* NULL: the URL's host. SNI and certificate name */
+	unsigned connect_timeout_ms; /* 0: 5000 */
+	unsigned timeout_ms;	     /* whole transfer, 0: 15000 */
+	size_t max_body;	     /* answer, bytes; 0: 8 MiB */
+	unsigned max_connections;    /* 0: by the locked-memory budget, see http_client_connections */
 };
 /* Checks the URL, reads certificate files. Errors name the file and what to do. [any thread] */
 int must_use http_client_new(struct io *io, const struct http_client_conf *conf, struct http_client **ret,
