@@ -264,8 +264,8 @@ static void describe_names(X509 *cert, char *buf, size_t room)
 	for (int i = 0; names && i < sk_GENERAL_NAME_num(names) && i < 4; i++) {
 		const GENERAL_NAME *g = sk_GENERAL_NAME_value(names, i);
 		char ip[INET6_ADDRSTRLEN] = "";
-		if (i > 0 && strlen(buf) + 2 < room)
-			strcat(buf, ", ");
+		if (i > 0)
+			append_text(buf, room, (const unsigned char *)", ", 2);
 		if (g->type == GEN_DNS) {
 			append_text(buf, room, ASN1_STRING_get0_data(g->d.dNSName), ASN1_STRING_length(g->d.dNSName));
 		} else if (g->type == GEN_IPADD) {

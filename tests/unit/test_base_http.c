@@ -1,23 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The I/O loop and the HTTP client against small servers on loopback, and `openssl s_server` for TLS. */
+/* The I/O loop and the HTTP client against small servers on loopback. */
 #include "base/http.h"
 #include "base/http_url.h"
 #include "base/secmem.h"
-#include "tests/unit/check.h"
+#include "tests/unit/http_calls.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
-#include <poll.h>
-#include <pthread.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdatomic.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-
-static struct io *io;
 
 /* --- a server: one thread that accepts, one thread a connection, a function that answers each request */
 
@@ -122,17 +112,6 @@ static void *serve(void *arg)
 	}
 }
 
-static int listen_on(int *ret_port)
-{
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t len = sizeof a;
-	CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 128) == 0);
-	CHECK(getsockname(fd, (struct sockaddr *)&a, &len) == 0);
-	*ret_port = ntohs(a.sin_port);
-	return fd;
-}
-
 static void server_start(struct server *s, answer_fn *answer)
 {
 	*s = (struct server){ .answer = answer, .lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER };
@@ -151,131 +130,10 @@ static void server_stop(struct server *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* --- one request, waited for */
-
-struct call {
-	struct http_client *c;
-	struct http_request req;
-	struct err err;
-	int r, status;
-	char *body;
-	size_t body_len;
-	unsigned retry_after_s;
-	struct call *group; /* counts down */
-	int left;
-	bool done;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-};
-
-static void on_done(void *arg, int r, const struct http_response *resp, const struct err *e)
-{
-	struct call *c = arg;
-	c->r = r;
-	CHECK((r == 0) == (resp != NULL));
-	CHECK((r < 0) == (e != NULL));
-	if (resp) {
-		c->status = resp->status;
-		c->body_len = resp->body_len;
-		c->retry_after_s = resp->retry_after_s;
-		CHECK(resp->body[resp->body_len] == '\0');
-		c->body = malloc(resp->body_len + 1);
-		CHECK(c->body);
-		memcpy(c->body, resp->body, resp->body_len + 1);
-	} else {
-		CHECK(e->code == -r && e->msg[0]);
-		c->err = *e;
-	}
-	struct call *g = c->group;
-	pthread_mutex_lock(&g->lock);
-	if (--g->left == 0) {
-		g->done = true;
-		pthread_cond_signal(&g->cond);
-	}
-	pthread_mutex_unlock(&g->lock);
-}
-
-static void start_calls(void *arg)
-{
-	struct call *c = arg;
-	for (int i = 0, n = c->left; i < n; i++) {
-		c[i].group = c;
-		int r = http_send(c[i].c, &c[i].req, on_done, &c[i], &c[i].err);
-		if (r < 0) {
-			c[i].r = r;
-			pthread_mutex_lock(&c->lock);
-			c->done = --c->left == 0;
-			pthread_mutex_unlock(&c->lock);
-		}
-	}
-}
-
-static void wait_calls(struct call *c)
-{
-	pthread_mutex_lock(&c->lock);
-	while (!c->done)
-		pthread_cond_wait(&c->cond, &c->lock);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void run_calls(struct call *c, int n)
-{
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->cond, NULL);
-	c->left = n;
-	CHECK(io_call(io, start_calls, c) == 0);
-	wait_calls(c);
-}
-
-/* The last answer stays until the next call. */
-static struct call last;
-
-static int request(struct http_client *c, const struct http_request *req)
-{
-	free(last.body);
-	last = (struct call){ .c = c, .req = *req };
-	run_calls(&last, 1);
-	return last.r;
-}
-
-static int get(struct http_client *c, const char *path)
-{
-	return request(c, &(struct http_request){ .method = "GET", .path = path });
-}
-
-static struct http_client *client_with(struct http_client_conf conf, const char *scheme, int port)
-{
-	char url[64];
-	struct err e = ERR_INIT;
-	struct http_client *c = NULL;
-	(void)snprintf(url, sizeof url, "%s://127.0.0.1:%d", scheme, port);
-	conf.base_url = url;
-	int r = http_client_new(io, &conf, &c, &e);
-	CHECK_MSG(r == 0, "%s", e.msg);
-	return c;
-}
-
 static struct http_client *client(int port)
 {
 	return client_with((struct http_client_conf){ .timeout_ms = 5000 }, "http", port);
 }
-
-static void free_on_loop(void *c)
-{
-	http_client_free(c);
-}
-
-static void client_end(struct http_client *c)
-{
-	CHECK(io_call(io, free_on_loop, c) == 0);
-}
-
-#define CHECK_ERROR(call, code, text) \
-	do { \
-		int r_ = (call); \
-		CHECK_MSG(r_ == (code), "%d %s", r_, last.err.msg); \
-		CHECK_MSG(strstr(last.err.msg, (text)), "\"%s\"", last.err.msg); \
-	} while (0)
 
 /* --- addresses */
 
@@ -796,208 +654,6 @@ static void test_end_of_loop(void)
 	io_free(NULL);
 }
 
-/* --- TLS */
-
-static char folder[] = "/tmp/ct-http-XXXXXX";
-
-static const char *in(const char *file)
-{
-	static char paths[8][64];
-	static int at;
-	char *p = paths[at++ % 8];
-	(void)snprintf(p, sizeof paths[0], "%s/%s", folder, file);
-	return p;
-}
-
-static void shell(const char *command)
-{
-	char line[1024];
-	(void)snprintf(line, sizeof line, "cd %s && (%s) >/dev/null 2>&1", folder, command);
-	int status = system(line);
-	CHECK_MSG(status == 0, "%s", command);
-}
-
-struct s_server {
-	pid_t pid;
-	int port;
-};
-
-/*
- * openssl s_server -www: answers any GET with a page. It says where it listens when it does. posix_spawn, because the
- * child of a fork does not survive it while threads have their stacks in secret memory.
- */
-static struct s_server s_server(const char *const *options)
-{
-	const char *argv[32] = { "setpriv",  "--pdeathsig", "KILL",	   "openssl",
-				 "s_server", "-accept",	    "127.0.0.1:0", "-www" };
-	int n = 8, p[2];
-	while (*options)
-		argv[n++] = *options++;
-	CHECK(pipe2(p, O_CLOEXEC) == 0);
-	posix_spawn_file_actions_t actions;
-	struct s_server s;
-	CHECK(posix_spawn_file_actions_init(&actions) == 0 &&
-	      posix_spawn_file_actions_addchdir_np(&actions, folder) == 0 &&
-	      posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) == 0 &&
-	      posix_spawn_file_actions_adddup2(&actions, p[1], 1) == 0 &&
-	      posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) == 0);
-	CHECK(posix_spawnp(&s.pid, argv[0], &actions, NULL, (char *const *)argv, environ) == 0);
-	posix_spawn_file_actions_destroy(&actions);
-	close(p[1]);
-	char text[4096];
-	size_t len = 0;
-	const char *at = NULL;
-	while (len + 1 < sizeof text && !(at && strchr(at, '\n'))) {
-		ssize_t k = read(p[0], text + len, sizeof text - 1 - len);
-		CHECK_MSG(k > 0, "openssl s_server ended");
-		len += (size_t)k;
-		text[len] = '\0';
-		at = strstr(text, "ACCEPT 127.0.0.1:");
-	}
-	CHECK(at);
-	s.port = atoi(at + strlen("ACCEPT 127.0.0.1:"));
-	close(p[0]);
-	return s;
-}
-
-static void s_server_stop(struct s_server s)
-{
-	kill(s.pid, SIGKILL);
-	CHECK(waitpid(s.pid, NULL, 0) == s.pid);
-}
-
-#define OPTIONS(...) ((const char *const[]){ __VA_ARGS__, NULL })
-
-static void make_certificates(void)
-{
-	CHECK(mkdtemp(folder));
-	shell("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days "
-	      "30 "
-	      "-subj '/CN=unit authority'");
-	shell("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.pem "
-	      "-days 30 -subj '/CN=other authority'");
-	shell("touch index.txt; printf "
-	      "'[ca]\\ndefault_ca=d\\n[d]\\ndatabase=index.txt\\nserial=serial\\nnew_certs_dir=.\\n"
-	      "default_md=sha256\\npolicy=p\\nunique_subject=no\\nrand_serial=yes\\n[p]\\ncommonName=supplied\\n"
-	      "[ip]\\nsubjectAltName=IP:127.0.0.1\\n[name]\\nsubjectAltName=DNS:vault.example,DNS:two.example\\n' > "
-	      "ca.cnf");
-	shell("openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout s.key -out s.csr -subj /CN=s");
-	shell("openssl ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in s.csr -days 3 -extensions ip -out "
-	      "ip.pem");
-	shell("openssl ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in s.csr -days 3 -extensions name -out "
-	      "name.pem");
-	shell("openssl ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in s.csr -startdate 20200101000000Z "
-	      "-enddate 20210203040506Z -extensions ip -out expired.pem");
-	shell("chmod 600 *.key");
-}
-
-static struct http_client *tls_client(int port, const char *server_name)
-{
-	return client_with((struct http_client_conf){ .ca_file = in("ca.pem"),
-						      .server_name = server_name,
-						      .timeout_ms = 5000 },
-			   "https", port);
-}
-
-static void test_tls(void)
-{
-	struct s_server s = s_server(OPTIONS("-cert", "ip.pem", "-key", "s.key"));
-	struct http_client *c = tls_client(s.port, NULL);
-	CHECK_MSG(get(c, "/") == 0, "%s", last.err.msg);
-	CHECK(last.status == 200);
-	CHECK_MSG(strstr(last.body, "TLSv1.3"), "%s", last.body);
-	/* other authorities after a reload, and back: a broken file leaves the old ones */
-	client_end(c);
-	c = client_with((struct http_client_conf){ .ca_file = in("other.pem") }, "https", s.port);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED,
-		    "comes from an unknown issuer (\"unit authority\"), which is not in ca_file");
-	client_end(c);
-	c = tls_client(s.port, "vault.example");
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "is not for \"vault.example\" (it names: 127.0.0.1)");
-	client_end(c);
-	s_server_stop(s);
-
-	s = s_server(OPTIONS("-cert", "name.pem", "-key", "s.key"));
-	c = tls_client(s.port, NULL);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "is not for \"127.0.0.1\" (it names: vault.example, two.example)");
-	client_end(c);
-	c = tls_client(s.port, "two.example");
-	CHECK_MSG(get(c, "/") == 0, "%s", last.err.msg);
-	client_end(c);
-	s_server_stop(s);
-
-	s = s_server(OPTIONS("-cert", "expired.pem", "-key", "s.key"));
-	c = tls_client(s.port, NULL);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "expired on 2021-02-03 04:05 UTC");
-	client_end(c);
-	s_server_stop(s);
-}
-
-static void test_tls_versions(void)
-{
-	struct s_server s = s_server(OPTIONS("-cert", "ip.pem", "-key", "s.key", "-tls1_2"));
-	struct http_client *c = tls_client(s.port, NULL);
-	CHECK_MSG(get(c, "/") == 0, "%s", last.err.msg);
-	CHECK(strstr(last.body, "TLSv1.2"));
-	client_end(c);
-	s_server_stop(s);
-
-	s = s_server(OPTIONS("-cert", "ip.pem", "-key", "s.key", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"));
-	c = tls_client(s.port, NULL);
-	CHECK_ERROR(get(c, "/"), -EPROTO, "speaks no TLS 1.2 or newer");
-	client_end(c);
-	s_server_stop(s);
-
-	struct server plain;
-	server_start(&plain, echo);
-	c = tls_client(plain.port, NULL);
-	/* the server waits for the end of a request that is none: its answer never comes, ours is a deadline */
-	client_end(c);
-	c = client_with((struct http_client_conf){ .ca_file = in("ca.pem"), .connect_timeout_ms = 200 }, "https",
-			plain.port);
-	CHECK_ERROR(get(c, "/"), -ETIMEDOUT, "did not answer the TLS handshake within 200 ms");
-	client_end(c);
-	server_stop(&plain);
-}
-
-struct reload {
-	struct http_client *c;
-	struct err err;
-	int r;
-};
-
-static void do_reload(void *arg)
-{
-	struct reload *l = arg;
-	l->r = http_client_reload(l->c, &l->err);
-}
-
-static void test_client_certificates_and_reload(void)
-{
-	struct s_server s = s_server(OPTIONS("-cert", "ip.pem", "-key", "s.key", "-Verify", "1", "-verify_return_error",
-					     "-CAfile", "other.pem"));
-	struct http_client *c = tls_client(s.port, NULL);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "asks for a client certificate: set cert_file and key_file");
-	client_end(c);
-	shell("cp name.pem mine.pem; cp s.key mine.key");
-	c = client_with((struct http_client_conf){ .ca_file = in("ca.pem"),
-						   .cert_file = in("mine.pem"),
-						   .key_file = in("mine.key") },
-			"https", s.port);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "refused the client certificate in cert_file");
-	struct reload l = { .c = c };
-	shell("echo broken > mine.pem");
-	CHECK(io_call(io, do_reload, &l) == 0);
-	CHECK_MSG(l.r == -EINVAL && strstr(l.err.msg, "mine.pem holds no certificate"), "%s", l.err.msg);
-	CHECK_ERROR(get(c, "/"), -EKEYREJECTED, "refused the client certificate in cert_file");
-	shell("cp other.pem mine.pem; cp other.key mine.key");
-	CHECK(io_call(io, do_reload, &l) == 0);
-	CHECK_MSG(l.r == 0, "%s", l.err.msg);
-	CHECK_MSG(get(c, "/") == 0, "%s", last.err.msg);
-	client_end(c);
-	s_server_stop(s);
-}
-
 int main(void)
 {
 	struct err e = ERR_INIT;
@@ -1006,7 +662,6 @@ int main(void)
 	setenv("http_proxy", "http://127.0.0.1:1", 1);
 	setenv("https_proxy", "http://127.0.0.1:1", 1);
 	setenv("ALL_PROXY", "http://127.0.0.1:1", 1);
-	make_certificates();
 	int r = secmem_init(SECMEM_PREFERRED, &e);
 	CHECK_MSG(r == 0, "%s", e.msg);
 	test_urls();
@@ -1022,11 +677,7 @@ int main(void)
 	test_no_server();
 	test_dropped_keep_alive();
 	test_free_in_callback();
-	test_tls();
-	test_tls_versions();
-	test_client_certificates_and_reload();
 	test_end_of_loop();
 	free(last.body);
-	shell("rm -f *; cd / && rmdir $OLDPWD");
 	return 0;
 }
