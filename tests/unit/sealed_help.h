@@ -129,6 +129,18 @@ static inline __attribute__((unused)) uint8_t *read_whole(const char *file, size
 	return p;
 }
 
+/* A vault of two secrets, one of them in two versions; `b` has it open. */
+static inline __attribute__((unused)) uint8_t *small_vault(struct io *io, const char *file, struct vault_backend **b,
+							   size_t *len)
+{
+	make_vault(file);
+	*b = open_vault(io, file);
+	put(*b, "app/db", "old");
+	put(*b, "app/db", "value of db");
+	put(*b, "z", "value of z");
+	return read_whole(file, len);
+}
+
 /* As somebody does who replaces a vault: a new file, renamed into place. */
 static inline __attribute__((unused)) void write_whole(const char *file, const void *p, size_t len)
 {
