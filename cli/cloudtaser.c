@@ -5,8 +5,9 @@
 #include <sysexits.h>
 
 const struct cli_command *const cli_commands[] = {
-	&cli_vault_init, &cli_put,   &cli_get, &cli_ls,	    &cli_rm,		  &cli_mount,
-	&cli_umount,	 &cli_shell, &cli_run, &cli_status, &cli_validate_config, NULL,
+	&cli_vault_init,      &cli_put,	   &cli_get,   &cli_ls,	 &cli_rm,
+	&cli_mount,	      &cli_umount, &cli_shell, &cli_run, &cli_status,
+	&cli_validate_config, NULL,
 };
 
 int main(int argc, char **argv)

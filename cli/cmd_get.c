@@ -49,7 +49,8 @@ static int print_secret(const char *path, const struct vault_secret *s, struct e
 {
 	cleanup_json struct json *data = vault_secret_to_json(s);
 	if (!data && errno == EILSEQ)
-		return err_set(e, EILSEQ, "%s: a field name is not UTF-8, so JSON cannot hold it: get the fields one by one",
+		return err_set(e, EILSEQ,
+			       "%s: a field name is not UTF-8, so JSON cannot hold it: get the fields one by one",
 			       path);
 	cleanup_json struct json *j = json_object();
 	if (!data || !j)
@@ -84,8 +85,8 @@ static int no_field(struct get *g, int r, struct err *e)
 	    vault_get_sync(g->v->backend, path, &whole, &ignored) == 0) {
 		char fields[300];
 		list_fields(whole, fields, sizeof fields);
-		return err_set(e, CLI_EUSAGE, "%s is a whole secret: add a field (%s), or -o json for all of it", g->shown,
-			       fields);
+		return err_set(e, CLI_EUSAGE, "%s is a whole secret: add a field (%s), or -o json for all of it",
+			       g->shown, fields);
 	}
 	return r;
 }
@@ -94,10 +95,10 @@ static int get_field(struct get *g, struct err *e)
 {
 	const char *slash = strrchr(g->shown, '/');
 	char name[FS_NAME_MAX + 1];
-	size_t len;
+	size_t len = 0;
 	if (!slash) {
-		int r = err_set(e, CLI_EUSAGE, "%s: which field of it? Write SECRET/FIELD, or -o json for the whole secret",
-				g->shown);
+		int r = err_set(e, CLI_EUSAGE,
+				"%s: which field of it? Write SECRET/FIELD, or -o json for the whole secret", g->shown);
 		return no_field(g, r, e);
 	}
 	if (!slash[1])
@@ -166,7 +167,8 @@ const struct cli_command cli_get = {
 	.name = "get",
 	.summary = "print a field, or a whole secret as JSON",
 	.usage = "SECRET/FIELD | SECRET -o json",
-	.help = "Prints the bytes of a field as they are; a newline behind them only on a terminal. With -o json the whole\n"
+	.help = "Prints the bytes of a field as they are; a newline behind them only on a terminal. With -o json the "
+		"whole\n"
 		"secret is printed; a value that is no UTF-8 text stands there as {\"base64\": \"...\"}.\n"
 		"Names are written as a mount shows them: %2F for a slash in a name, %25 for a per cent sign.",
 	.options = get_options,

@@ -82,7 +82,8 @@ static int list_folder(struct ls *l, const char *folder, const char *prefix, int
 			continue;
 		}
 		if (depth >= DEPTH_MAX)
-			return err_set(e, EMSGSIZE, "%s%s: folders are nested more than %d deep", folder, name, DEPTH_MAX);
+			return err_set(e, EMSGSIZE, "%s%s: folders are nested more than %d deep", folder, name,
+				       DEPTH_MAX);
 		char *below, *below_shown;
 		if (asprintf(&below, "%s%s", folder, name) < 0)
 			return err_set(e, ENOMEM, "out of memory");
@@ -185,7 +186,8 @@ const struct cli_command cli_ls = {
 	.name = "ls",
 	.summary = "list secrets, or the fields of one",
 	.usage = "[FOLDER/ | SECRET] [-R] [-o json]",
-	.help = "Lists the names in a folder, sorted; folders end in '/'. For a secret the names of its fields are listed. Names\n"
+	.help = "Lists the names in a folder, sorted; folders end in '/'. For a secret the names of its fields are "
+		"listed. Names\n"
 		"are shown as in a mount. With -R all secrets below the folder are listed with their whole path.",
 	.options = ls_options,
 	.options_size = sizeof(struct ls_options),

@@ -148,8 +148,10 @@ const struct cli_command cli_mount = {
 	.name = "mount",
 	.summary = "mount a vault",
 	.usage = "MOUNTPOINT [-d] [--path FOLDER/]",
-	.help = "Mounts a vault: each secret is a directory, each field a file. Only your own user may read it, unless the\n"
-		"configuration says more about this mount point. Runs until it is ended (SIGINT, SIGTERM) or unmounted. Users\n"
+	.help = "Mounts a vault: each secret is a directory, each field a file. Only your own user may read it, unless "
+		"the\n"
+		"configuration says more about this mount point. Runs until it is ended (SIGINT, SIGTERM) or "
+		"unmounted. Users\n"
 		"without rights need fusermount3 and a mount point of their own.",
 	.options = mount_options,
 	.options_size = sizeof(struct mount_options),

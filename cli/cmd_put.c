@@ -89,10 +89,11 @@ static int parse_field(char *arg, bool literal, struct field *f, struct err *e)
 		return 0;
 	}
 	if (!literal)
-		return err_set(e, CLI_EUSAGE,
-			       "%s: a value on the command line can be seen by every user of this machine (ps): use %s=- or "
-			       "%s=@FILE, or --literal if you mean it",
-			       shown, shown, shown);
+		return err_set(
+			e, CLI_EUSAGE,
+			"%s: a value on the command line can be seen by every user of this machine (ps): use %s=- or "
+			"%s=@FILE, or --literal if you mean it",
+			shown, shown, shown);
 	f->source = FROM_ARGV;
 	f->from = rest;
 	return 0;
@@ -156,7 +157,8 @@ static int make_secret(const struct put *p, const struct vault_secret *now, stru
 		const struct vault_field *f = vault_secret_at(now, i);
 		bool given = false;
 		for (size_t k = 0; k < p->n && !given; k++)
-			given = p->field[k].name_len == f->name_len && memcmp(p->field[k].name, f->name, f->name_len) == 0;
+			given = p->field[k].name_len == f->name_len &&
+				memcmp(p->field[k].name, f->name, f->name_len) == 0;
 		if (!given)
 			fields[n++] = *f;
 	}
@@ -193,7 +195,8 @@ static int put_patch(struct put *p, struct err *e)
 		cleanup_secret struct vault_secret *now = NULL, *s = NULL;
 		r = vault_get_sync(p->v.backend, p->path, &now, e);
 		if (r == -ENOENT)
-			return err_set(e, ENOENT, "%s: there is no such secret to patch; without --patch it is made", p->path);
+			return err_set(e, ENOENT, "%s: there is no such secret to patch; without --patch it is made",
+				       p->path);
 		if (r < 0)
 			return r;
 		uint64_t version = vault_secret_version(now);
@@ -229,7 +232,8 @@ static int parse_put(struct cli *c, const struct put_options *o, int argc, char 
 	if (o->json && o->patch)
 		return err_set(e, CLI_EUSAGE, "--json writes the whole secret: it does not go with --patch");
 	if (!o->json && argc < 2)
-		return err_set(e, CLI_EUSAGE, "%s: say which fields: NAME=@FILE, or NAME=- for standard input", argv[0]);
+		return err_set(e, CLI_EUSAGE, "%s: say which fields: NAME=@FILE, or NAME=- for standard input",
+			       argv[0]);
 	int r = cli_path(argv[0], false, &p->path, e);
 	if (r < 0)
 		return r;
@@ -247,7 +251,8 @@ static int parse_put(struct cli *c, const struct put_options *o, int argc, char 
 			if (p->field[k].name_len == f->name_len && memcmp(p->field[k].name, f->name, f->name_len) == 0)
 				return err_set(e, CLI_EUSAGE, "%s: this field is given twice", f->name);
 		if (f->source == FROM_STDIN && takes_stdin)
-			return err_set(e, CLI_EUSAGE, "%s: standard input is read once, and another field takes it", f->name);
+			return err_set(e, CLI_EUSAGE, "%s: standard input is read once, and another field takes it",
+				       f->name);
 		takes_stdin |= f->source == FROM_STDIN;
 	}
 	if (takes_stdin && (c->passphrase_fd == STDIN_FILENO || c->token_fd == STDIN_FILENO))
@@ -270,8 +275,9 @@ static int put(struct cli *c, void *options, int argc, char **argv)
 			/* First of all: the sooner it is off the command line the better. */
 			r = read_field(&p.field[i], &e);
 			if (!warned)
-				(void)fprintf(stderr, "cloudtaser: warning: a value on the command line could be seen by every "
-						      "user of this machine (ps), and your shell may keep it in its history\n");
+				(void)fprintf(stderr,
+					      "cloudtaser: warning: a value on the command line could be seen by every "
+					      "user of this machine (ps), and your shell may keep it in its history\n");
 			warned = true;
 		}
 	if (r == 0)
@@ -296,8 +302,10 @@ const struct cli_command cli_put = {
 	.name = "put",
 	.summary = "write a secret",
 	.usage = "SECRET NAME=@FILE | NAME=- ...  |  SECRET --json",
-	.help = "Writes a new version of a secret and prints its number. NAME=@FILE (or NAME@FILE) takes the bytes of a file,\n"
-		"NAME=- those of standard input (once), newline and all; where standard input is a terminal, one line is asked\n"
+	.help = "Writes a new version of a secret and prints its number. NAME=@FILE (or NAME@FILE) takes the bytes of "
+		"a file,\n"
+		"NAME=- those of standard input (once), newline and all; where standard input is a terminal, one line "
+		"is asked\n"
 		"for without echo. The new version has these fields and no others, unless --patch is given.\n"
 		"With --json a value that is no text is written {\"base64\": \"...\"}.\n"
 		"Names are written as a mount shows them: %2F for a slash in a name, %25 for a per cent sign.",

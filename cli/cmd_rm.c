@@ -88,7 +88,8 @@ const struct cli_command cli_rm = {
 	.name = "rm",
 	.summary = "remove secrets, with all their versions",
 	.usage = "SECRET ...",
-	.help = "Removes each secret with all its versions. When one cannot be removed the others still are; the exit code is\n"
+	.help = "Removes each secret with all its versions. When one cannot be removed the others still are; the exit "
+		"code is\n"
 		"that of the first failure.",
 	.uses_vault = true,
 	.run = rm,

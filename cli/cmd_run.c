@@ -36,11 +36,15 @@ struct run_options {
 };
 
 #define PATH_OPTION \
-	{ 'p', "path", "FOLDER/", "show only this folder of the vault, at the root of the mount", CLI_STRING, \
-	  offsetof(struct run_options, path) }
+	{ \
+		'p', "path", "FOLDER/", "show only this folder of the vault, at the root of the mount", CLI_STRING, \
+			offsetof(struct run_options, path) \
+	}
 #define MOUNT_POINT_OPTION \
-	{ 'm', "mount-point", "PATH", "where the secrets are (default /secrets)", CLI_STRING, \
-	  offsetof(struct run_options, mountpoint) }
+	{ \
+		'm', "mount-point", "PATH", "where the secrets are (default /secrets)", CLI_STRING, \
+			offsetof(struct run_options, mountpoint) \
+	}
 
 static const struct cli_option shell_options[] = {
 	PATH_OPTION,
@@ -52,11 +56,13 @@ static const struct cli_option run_options[] = {
 	PATH_OPTION,
 	MOUNT_POINT_OPTION,
 	{ 'e', "env", "NAME=SECRET/FIELD",
-	  "put a value into the command's environment. The weaker way: it lies in that program's ordinary memory from then "
+	  "put a value into the command's environment. The weaker way: it lies in that program's ordinary memory from "
+	  "then "
 	  "on, its children inherit it, and processes of the same user can read it",
 	  CLI_LIST, offsetof(struct run_options, env) },
 	{ 0, "fd", "NAME=SECRET/FIELD",
-	  "open the field's file for the command, read-only, and set NAME to its /dev/fd/N; with a number for NAME it is "
+	  "open the field's file for the command, read-only, and set NAME to its /dev/fd/N; with a number for NAME it "
+	  "is "
 	  "opened as that descriptor. What the command gives it to can read it",
 	  CLI_LIST, offsetof(struct run_options, fd) },
 	{ .name = NULL },
@@ -151,9 +157,11 @@ static int refuse_nested(const char *mountpoint, struct err *e)
 {
 	const char *outer = getenv("CLOUDTASER_MOUNT");
 	if (outer && *outer == '/' && fs_mountpoint_is_ours(outer))
-		return err_set(e, EBUSY, "this is a cloudtaser shell already, with its secrets at %s: leave it first", outer);
+		return err_set(e, EBUSY, "this is a cloudtaser shell already, with its secrets at %s: leave it first",
+			       outer);
 	if (fs_mountpoint_is_ours(mountpoint))
-		return err_set(e, EBUSY, "a cloudtaser filesystem is mounted at %s: use it, or choose another --mount-point",
+		return err_set(e, EBUSY,
+			       "a cloudtaser filesystem is mounted at %s: use it, or choose another --mount-point",
 			       mountpoint);
 	return 0;
 }
@@ -238,10 +246,14 @@ static int shell(struct cli *c, void *options, int argc, char **argv)
 }
 
 #define ABOUT_SESSIONS \
-	"They are there for this process and what it starts (daemons too, as long as it runs), and for nobody else: other\n" \
-	"processes of yours get \"permission denied\" even where they find a way to the mount. Root is not held off by this.\n" \
-	"Inside, a user's session is in a user namespace: sudo and other set-uid programs do not work, and files of other\n" \
-	"users show nobody as their owner. The root folder itself is a read-only copy; everything in it is the real one.\n" \
+	"They are there for this process and what it starts (daemons too, as long as it runs), and for nobody else: " \
+	"other\n" \
+	"processes of yours get \"permission denied\" even where they find a way to the mount. Root is not held off " \
+	"by this.\n" \
+	"Inside, a user's session is in a user namespace: sudo and other set-uid programs do not work, and files of " \
+	"other\n" \
+	"users show nobody as their owner. The root folder itself is a read-only copy; everything in it is the real " \
+	"one.\n" \
 	"CLOUDTASER_MOUNT names the mount point."
 
 const struct cli_command cli_shell = {
@@ -250,8 +262,10 @@ const struct cli_command cli_shell = {
 	.usage = "[--mount-point PATH] [--path FOLDER/]",
 	.help = "Starts $SHELL with the vault's secrets as files below /secrets.\n" ABOUT_SESSIONS,
 	.exits = "  The shell's own; 128 + N when signal N ended it. Before it starts:\n"
-		 "  64 wrong command line, 66 not found, 69 no FUSE or no namespaces here, 71 the system refused something,\n"
-		 "  75 the vault cannot be asked now or a session is running already, 77 not allowed, 78 wrong configuration\n",
+		 "  64 wrong command line, 66 not found, 69 no FUSE or no namespaces here, 71 the system refused "
+		 "something,\n"
+		 "  75 the vault cannot be asked now or a session is running already, 77 not allowed, 78 wrong "
+		 "configuration\n",
 	.options = shell_options,
 	.options_size = sizeof(struct run_options),
 	.uses_vault = true,
@@ -263,10 +277,13 @@ const struct cli_command cli_run = {
 	.summary = "the same for one command; its signals and exit code pass through",
 	.usage = "[--env NAME=SECRET/FIELD] [--fd NAME=SECRET/FIELD] [OPTIONS] -- COMMAND ...",
 	.help = "Runs a command with the vault's secrets as files below /secrets.\n" ABOUT_SESSIONS,
-	.exits = "  The command's own; 128 + N when signal N ended it; 127 there is no such command, 126 it cannot be run.\n"
+	.exits = "  The command's own; 128 + N when signal N ended it; 127 there is no such command, 126 it cannot be "
+		 "run.\n"
 		 "  Before it starts:\n"
-		 "  64 wrong command line, 65 a value that cannot be in an environment, 66 not found, 69 no FUSE or no namespaces\n"
-		 "  here, 71 the system refused something, 75 the vault cannot be asked now or a session is running already,\n"
+		 "  64 wrong command line, 65 a value that cannot be in an environment, 66 not found, 69 no FUSE or no "
+		 "namespaces\n"
+		 "  here, 71 the system refused something, 75 the vault cannot be asked now or a session is running "
+		 "already,\n"
 		 "  77 not allowed, 78 wrong configuration\n",
 	.options = run_options,
 	.options_size = sizeof(struct run_options),

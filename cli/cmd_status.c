@@ -60,7 +60,8 @@ static const char *when(int64_t seconds, char out[32])
 static void print_mounts(const struct json *daemon)
 {
 	for (const struct json *m = json_first(json_get(daemon, "mounts")); m; m = json_next(m)) {
-		line("  mount   %s: vault %s, %" PRId64 " names, %" PRId64 " open; %" PRId64 " opens, %" PRId64 " refused",
+		line("  mount   %s: vault %s, %" PRId64 " names, %" PRId64 " open; %" PRId64 " opens, %" PRId64
+		     " refused",
 		     text(m, "path"), text(m, "vault"), number(m, "names"), number(m, "open"), number(m, "opens"),
 		     number(m, "denied"));
 		for (const struct json *p = json_first(json_get(m, "problems")); p; p = json_next(p))
@@ -71,7 +72,8 @@ static void print_mounts(const struct json *daemon)
 static void print_vaults(const struct json *daemon)
 {
 	for (const struct json *v = json_first(json_get(daemon, "vaults")); v; v = json_next(v)) {
-		const char *where = *text(v, "file") ? text(v, "file") : text(v, "address"), *error = text(v, "last_error");
+		const char *where = *text(v, "file") ? text(v, "file") : text(v, "address"),
+			   *error = text(v, "last_error");
 		bool reachable = json_bool(json_get(v, "reachable"), false);
 		line("  vault   %s: %s%s%s, %s%s%s", text(v, "name"), text(v, "kind"), *where ? " " : "", where,
 		     reachable ? "answers" : "does not answer", *error ? "; last error: " : "", error);
@@ -159,7 +161,8 @@ const struct cli_command cli_status = {
 	.name = "status",
 	.summary = "mounts, vaults, cache and protection of the daemons here",
 	.usage = "[-o json]",
-	.help = "Asks every daemon that you may talk to: your own commands that mount, and the service. A check is `ok`, `no`,\n"
+	.help = "Asks every daemon that you may talk to: your own commands that mount, and the service. A check is "
+		"`ok`, `no`,\n"
 		"or `not yet` for what this version does not have. None running is no error.",
 	.options = status_options,
 	.options_size = sizeof(struct status_options),

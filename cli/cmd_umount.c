@@ -37,8 +37,9 @@ static int umount_command(struct cli *c, void *options, int argc, char **argv)
 	if (r == 0)
 		r = cli_each_daemon(c, ask, path, &e);
 	if (r == 0)
-		r = fs_mountpoint_is_ours(path) ? fs_mountpoint_umount(path, &e) :
-						  err_set(&e, ENOENT, "no cloudtaser filesystem is mounted at %s", path);
+		r = fs_mountpoint_is_ours(path) ?
+			    fs_mountpoint_umount(path, &e) :
+			    err_set(&e, ENOENT, "no cloudtaser filesystem is mounted at %s", path);
 	return r < 0 ? cli_fail(c, r, &e) : 0;
 }
 
@@ -46,7 +47,8 @@ const struct cli_command cli_umount = {
 	.name = "umount",
 	.summary = "take a mount away",
 	.usage = "MOUNTPOINT",
-	.help = "Asks the daemon that serves it; where none answers, the mount is taken away without it. Files that are open\n"
+	.help = "Asks the daemon that serves it; where none answers, the mount is taken away without it. Files that "
+		"are open\n"
 		"stay readable until they are closed.",
 	.run = umount_command,
 };

@@ -77,7 +77,8 @@ const struct cli_command cli_validate_config = {
 	.name = "validate config",
 	.summary = "check a configuration file",
 	.usage = "FILE [-o json]",
-	.help = "Checks a configuration as a whole and prints every finding as FILE:LINE: KEY: what is wrong. Nothing is opened\n"
+	.help = "Checks a configuration as a whole and prints every finding as FILE:LINE: KEY: what is wrong. Nothing "
+		"is opened\n"
 		"or asked but the file itself.",
 	.exits = "  0   no findings                   2   the file could not be looked at\n"
 		 "  1   findings                      64  the command line is wrong\n",

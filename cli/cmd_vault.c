@@ -16,11 +16,13 @@ struct vault_init_options {
 };
 
 static const struct cli_option init_options[] = {
-	{ 'f', "file", "PATH", "where to make it (default: $XDG_DATA_HOME/cloudtaser/vault, or what --vault file:PATH says)",
-	  CLI_STRING, offsetof(struct vault_init_options, file) },
+	{ 'f', "file", "PATH",
+	  "where to make it (default: $XDG_DATA_HOME/cloudtaser/vault, or what --vault file:PATH says)", CLI_STRING,
+	  offsetof(struct vault_init_options, file) },
 	{ 0, "kdf-memory", "MIB", "memory that Argon2id takes per guess (default 256)", CLI_NUMBER,
 	  offsetof(struct vault_init_options, memory) },
-	{ 0, "kdf-ops", "N", "passes of Argon2id over it (default 3)", CLI_NUMBER, offsetof(struct vault_init_options, ops) },
+	{ 0, "kdf-ops", "N", "passes of Argon2id over it (default 3)", CLI_NUMBER,
+	  offsetof(struct vault_init_options, ops) },
 	{ .name = NULL },
 };
 
@@ -34,8 +36,9 @@ static int new_passphrase(const struct cli *c, const char *file, struct secbuf *
 	CLEANUP_WITH(secbuf_freep) struct secbuf *first = NULL, *second = NULL;
 	int r = cli_prompt(prompt, &first, e);
 	if (r == -ENOTTY)
-		return err_set(e, ENOTTY, "a new vault needs a passphrase and there is no terminal to ask on: give "
-					  "--passphrase-file FILE or --passphrase-fd N");
+		return err_set(e, ENOTTY,
+			       "a new vault needs a passphrase and there is no terminal to ask on: give "
+			       "--passphrase-file FILE or --passphrase-fd N");
 	if (r < 0)
 		return r;
 	if (!secbuf_len(first))
@@ -97,8 +100,10 @@ const struct cli_command cli_vault_init = {
 	.name = "vault init",
 	.summary = "make a sealed local vault",
 	.usage = "[--file PATH] [--kdf-memory MIB] [--kdf-ops N] [--passphrase-file FILE | --passphrase-fd N]",
-	.help = "Makes an empty vault: one file, encrypted with a key that Argon2id derives from a passphrase. The passphrase\n"
-		"is asked for twice on the terminal, or read from a file or descriptor (its first line). There is no way back\n"
+	.help = "Makes an empty vault: one file, encrypted with a key that Argon2id derives from a passphrase. The "
+		"passphrase\n"
+		"is asked for twice on the terminal, or read from a file or descriptor (its first line). There is no "
+		"way back\n"
 		"from a lost passphrase.",
 	.options = init_options,
 	.options_size = sizeof(struct vault_init_options),

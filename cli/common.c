@@ -142,8 +142,9 @@ int cli_write(int fd, const void *p, size_t n, struct err *e)
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done < 0 && errno == EFAULT)
-			return err_set(e, EIO, "the output takes no bytes from secret memory (a file that is written without "
-					       "the page cache): pipe it through cat");
+			return err_set(e, EIO,
+				       "the output takes no bytes from secret memory (a file that is written without "
+				       "the page cache): pipe it through cat");
 		if (done < 0)
 			return err_set(e, EIO, "cannot write the output: %s", strerror(errno));
 		from += done;
@@ -194,8 +195,9 @@ static int bad_escape(struct err *e, int r, const char *part, size_t n)
 	int shown = n > 80 ? 80 : (int)n;
 	if (r == -ENAMETOOLONG)
 		return err_set(e, CLI_EUSAGE, "\"%.*s...\": a name has at most %d bytes", shown, part, FS_NAME_MAX);
-	return err_set(e, CLI_EUSAGE, "\"%.*s\": %% stands before two hexadecimal digits here, as in the mount; write %% itself as "
-				 "%%25",
+	return err_set(e, CLI_EUSAGE,
+		       "\"%.*s\": %% stands before two hexadecimal digits here, as in the mount; write %% itself as "
+		       "%%25",
 		       shown, part);
 }
 
@@ -217,7 +219,8 @@ int cli_path(const char *shown, bool folder, char **ret, struct err *e)
 			if (r < 0)
 				return bad_escape(e, r, p, part);
 			if (memchr(name, '/', got) || memchr(name, '\0', got))
-				return err_set(e, CLI_EUSAGE, "\"%s\": no part of a vault's path holds '/' or NUL", shown);
+				return err_set(e, CLI_EUSAGE, "\"%s\": no part of a vault's path holds '/' or NUL",
+					       shown);
 			memcpy(raw + n, name, got);
 			n += got;
 		}

@@ -63,9 +63,9 @@ struct cli_command {
 	const char *help;    /* paragraphs */
 	const char *exits;   /* NULL: the usual codes */
 	const struct cli_option *options;
-	size_t options_size;	 /* of the structure that `options` fill; it is zeroed, CLI_FD members are -1 */
-	bool stops_at_operand;	 /* options end at the first operand: what follows belongs to another program */
-	bool uses_vault;	 /* takes the vault's options too */
+	size_t options_size;   /* of the structure that `options` fill; it is zeroed, CLI_FD members are -1 */
+	bool stops_at_operand; /* options end at the first operand: what follows belongs to another program */
+	bool uses_vault;       /* takes the vault's options too */
 	int (*run)(struct cli *c, void *options, int argc, char **argv); /* operands; the exit code */
 };
 
@@ -82,7 +82,7 @@ int cli_main(int argc, char **argv);
 
 /* The errno of "the command line is wrong": one that no call of ours answers. */
 #define CLI_EUSAGE E2BIG
-int cli_exit_code(int r);				 /* sysexits(3) for a negative errno */
+int cli_exit_code(int r);				       /* sysexits(3) for a negative errno */
 int cli_fail(const struct cli *c, int r, const struct err *e); /* prints the sentence; the exit code */
 /* "cloudtaser put: sentence"; EX_USAGE */
 int cli_usage(const struct cli *c, const char *fmt, ...) printf_like(2, 3);
@@ -130,7 +130,9 @@ struct cli_vault {
 	struct vault_backend *backend;
 };
 #define CLI_VAULT_INIT \
-	{ .config = NULL }
+	{ \
+		.config = NULL \
+	}
 
 /* --config, or the default file where there is one. *ret NULL: none. */
 int must_use cli_config(const struct cli *c, struct config **ret, struct err *e);

@@ -15,8 +15,9 @@
 enum { OPTIONS_MAX = 40, OPTION_BASE = 256 };
 
 static const struct cli_option global_options[] = {
-	{ 'c', "config", "FILE", "configuration (root: /etc/cloudtaser/config.yaml, users: "
-				 "~/.config/cloudtaser/config.yaml; neither has to be there)",
+	{ 'c', "config", "FILE",
+	  "configuration (root: /etc/cloudtaser/config.yaml, users: "
+	  "~/.config/cloudtaser/config.yaml; neither has to be there)",
 	  CLI_STRING, offsetof(struct cli, config) },
 	{ 0, "log-level", "LEVEL", "error, warn, info or debug", CLI_STRING, offsetof(struct cli, log_level) },
 	{ 0, "log-format", "FORMAT", "text or json, on standard error", CLI_STRING, offsetof(struct cli, log_format) },
@@ -26,8 +27,9 @@ static const struct cli_option global_options[] = {
 };
 
 static const struct cli_option vault_options[] = {
-	{ 0, "vault", "VAULT", "NAME from the configuration, an https:// URL, or file:PATH (default: the configuration's only "
-			       "vault, else VAULT_ADDR, else the sealed file in its usual place)",
+	{ 0, "vault", "VAULT",
+	  "NAME from the configuration, an https:// URL, or file:PATH (default: the configuration's only "
+	  "vault, else VAULT_ADDR, else the sealed file in its usual place)",
 	  CLI_STRING, offsetof(struct cli, vault) },
 	{ 0, "vault-address", "URL", NULL, CLI_STRING, offsetof(struct cli, vault) },
 	{ 0, "passphrase-file", "FILE", "passphrase of a sealed vault: first line of a file that only you can read",
@@ -143,7 +145,8 @@ static int parse(struct cli *c, const struct cli_command *command, void *options
 				return cli_usage(c, "there is no option -%c", optopt);
 			if (optopt >= OPTION_BASE)
 				return cli_usage(c, "--%s takes no argument", longs[optopt - OPTION_BASE].name);
-			return cli_usage(c, "there is no option %.*s", (int)strcspn(argv[optind - 1], "="), argv[optind - 1]);
+			return cli_usage(c, "there is no option %.*s", (int)strcspn(argv[optind - 1], "="),
+					 argv[optind - 1]);
 		}
 		for (size_t i = 0; i < k.n; i++)
 			if (got == OPTION_BASE + (int)i || got == k.option[i]->key) {
@@ -201,15 +204,17 @@ static void print_options(const char *title, const struct cli_option *o)
 static void print_help(const struct cli_command *command)
 {
 	if (!command) {
-		(void)puts("cloudtaser keeps secrets out of reach: they come from a vault, live in secret memory and are\n"
-			   "files where you mount them.\n\n"
-			   "Usage: cloudtaser COMMAND [OPTIONS] ...\n\nCommands:");
+		(void)puts(
+			"cloudtaser keeps secrets out of reach: they come from a vault, live in secret memory and are\n"
+			"files where you mount them.\n\n"
+			"Usage: cloudtaser COMMAND [OPTIONS] ...\n\nCommands:");
 		for (size_t i = 0; cli_commands[i]; i++)
 			(void)printf("  %-16s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
 		(void)puts("\n`cloudtaser COMMAND --help` tells about each.");
 		print_options("Options of every command", global_options);
 		print_options("Options of commands that open a vault", vault_options);
-		(void)printf("\nExit codes (`run` and `shell` end with the command's own; `validate` with 0, 1, 2 or 64):\n%s",
+		(void)printf("\nExit codes (`run` and `shell` end with the command's own; `validate` with 0, 1, 2 or "
+			     "64):\n%s",
 			     usual_exits);
 		return;
 	}

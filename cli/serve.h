@@ -11,7 +11,9 @@ struct cli_serve {
 	struct fs_daemon *daemon;
 };
 #define CLI_SERVE_INIT \
-	{ .vault = CLI_VAULT_INIT }
+	{ \
+		.vault = CLI_VAULT_INIT \
+	}
 
 /* Configuration, vault, passphrase (may prompt: main thread). `mountpoint` is absolute. */
 int must_use cli_serve_choose(const struct cli *c, const char *mountpoint, struct cli_serve *s, struct err *e);

@@ -5,6 +5,7 @@
 #include "fs/nsroot.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,12 +39,16 @@ bool session_passes_on(int sig, int code)
 	return code <= 0; /* SI_USER, SI_QUEUE, SI_TKILL; SI_KERNEL is positive */
 }
 
-static bool is_number(const char *s, size_t n)
+/* A descriptor's number in the first n bytes of s: -1 when they are no number, INT_MAX when it is a large one. */
+static int as_number(const char *s, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
+	int v = n ? 0 : -1;
+	for (size_t i = 0; i < n; i++) {
 		if (s[i] < '0' || s[i] > '9')
-			return false;
-	return n > 0;
+			return -1;
+		v = v > 1000 ? INT_MAX : v * 10 + (s[i] - '0');
+	}
+	return v;
 }
 
 static bool is_name(const char *s, size_t n)
@@ -63,7 +68,8 @@ static int check_below(const char *option, const char *path, struct err *e)
 		return err_set(e, CLI_EUSAGE, "%s %s: write SECRET/FIELD, as in app/db/password", option, path);
 	for (const char *p = path; *p;) {
 		size_t n = strcspn(p, "/");
-		if (n == 0 || (n == 1 && p[0] == '.') || (n == 2 && p[0] == '.' && p[1] == '.') || (p[n] == '/' && !p[n + 1]))
+		if (n == 0 || (n == 1 && p[0] == '.') || (n == 2 && p[0] == '.' && p[1] == '.') ||
+		    (p[n] == '/' && !p[n + 1]))
 			return err_set(e, CLI_EUSAGE, "%s %s: write SECRET/FIELD, as in app/db/password", option, path);
 		p += n + (p[n] == '/');
 	}
@@ -76,10 +82,11 @@ int session_check_sources(const struct cli_list *env, const struct cli_list *fd,
 		bool is_fd = i >= env->n;
 		const char *s = is_fd ? fd->v[i - env->n] : env->v[i], *option = is_fd ? "--fd" : "--env";
 		size_t n = strcspn(s, "=");
-		if (!s[n] || !(is_name(s, n) || (is_fd && is_number(s, n))))
+		int number = is_fd ? as_number(s, n) : -1;
+		if (!s[n] || !(is_name(s, n) || number >= 0))
 			return err_set(e, CLI_EUSAGE, "%s: write NAME=SECRET/FIELD%s", option,
 				       is_fd ? ", or a descriptor's number for NAME" : "");
-		if (is_fd && is_number(s, n) && (n > 3 || atoi(s) < 3 || atoi(s) > 255))
+		if (number >= 0 && (number < 3 || number > 255))
 			return err_set(e, CLI_EUSAGE, "--fd %.*s: a descriptor from 3 to 255 can be chosen", (int)n, s);
 		int r = check_below(option, s + n + 1, e);
 		if (r < 0)
@@ -135,8 +142,8 @@ static int make_variable(const struct session *s, const char *name, size_t name_
 			break;
 		n += (size_t)got;
 		if (n == VARIABLE_MAX) {
-			r = err_set(e, EMSGSIZE, "--env %.*s: %s is too long for an environment: read the file", (int)name_len,
-				    name, below);
+			r = err_set(e, EMSGSIZE, "--env %.*s: %s is too long for an environment: read the file",
+				    (int)name_len, name, below);
 			break;
 		}
 	}
@@ -169,12 +176,11 @@ static void set_variable(char **env, char *variable)
 static int give_descriptor(const struct session *s, const char *source, char **env, struct err *e)
 {
 	size_t n = strcspn(source, "=");
-	int fd;
+	int fd = -1, want = as_number(source, n);
 	int r = open_source(s, source + n + 1, 0, &fd, e);
 	if (r < 0)
 		return r;
-	if (is_number(source, n)) {
-		int want = atoi(source);
+	if (want >= 0) {
 		if (fd != want && (dup2(fd, want) < 0 || close(fd) < 0))
 			return err_sys(e, errno, "--fd %d", want);
 		return 0;
@@ -192,7 +198,7 @@ static int give_descriptors(const struct session *s, char **env, struct err *e)
 	for (int numbers = 1; numbers >= 0; numbers--)
 		for (size_t i = 0; i < s->fd->n; i++) {
 			const char *source = s->fd->v[i];
-			if (is_number(source, strcspn(source, "=")) != numbers)
+			if ((as_number(source, strcspn(source, "=")) >= 0) != numbers)
 				continue;
 			int r = give_descriptor(s, source, env, e);
 			if (r < 0)

@@ -66,8 +66,9 @@ static int passphrase(const struct cli *c, struct cli_vault *v, struct err *e)
 {
 	const struct config_vault *conf = v->conf;
 	if (access(conf->file, F_OK) < 0 && errno == ENOENT)
-		return err_set(e, ENOENT, "there is no sealed vault at %s: make one with `cloudtaser vault init`, or name "
-					  "another one with --vault",
+		return err_set(e, ENOENT,
+			       "there is no sealed vault at %s: make one with `cloudtaser vault init`, or name "
+			       "another one with --vault",
 			       conf->file);
 	if (c->passphrase_file || c->passphrase_fd >= 0)
 		return cli_given_passphrase(c, &v->passphrase, e);
@@ -77,8 +78,9 @@ static int passphrase(const struct cli *c, struct cli_vault *v, struct err *e)
 	(void)snprintf(prompt, sizeof prompt, "Passphrase of the vault %s: ", conf->name);
 	int r = cli_prompt(prompt, &v->passphrase, e);
 	if (r == -ENOTTY)
-		return err_set(e, ENOTTY, "the vault %s needs its passphrase and there is no terminal to ask on: give "
-					  "--passphrase-file FILE or --passphrase-fd N",
+		return err_set(e, ENOTTY,
+			       "the vault %s needs its passphrase and there is no terminal to ask on: give "
+			       "--passphrase-file FILE or --passphrase-fd N",
 			       conf->name);
 	if (r == 0 && secbuf_len(v->passphrase) == 0)
 		return err_set(e, EKEYREJECTED, "the passphrase is empty");

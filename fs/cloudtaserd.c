@@ -18,7 +18,8 @@
 static const char usage[] =
 	"Usage: cloudtaserd -c FILE [--check]\n"
 	"\n"
-	"Serves the mounts of a configuration from its vaults, in secret memory, until SIGTERM or SIGINT. SIGHUP reads the\n"
+	"Serves the mounts of a configuration from its vaults, in secret memory, until SIGTERM or SIGINT. SIGHUP reads "
+	"the\n"
 	"configuration again; one that cannot be met changes nothing.\n"
 	"\n"
 	"  -c, --config FILE     the configuration (default /etc/cloudtaser/config.yaml)\n"
@@ -94,7 +95,8 @@ static void set_log(const struct service *s, const struct config *c)
 	enum log_level level = c->log_level;
 	enum log_format format = c->log_format;
 	/* Both were checked when the command line was read. */
-	if ((s->level && log_parse_level(s->level, &level) < 0) || (s->format && log_parse_format(s->format, &format) < 0))
+	if ((s->level && log_parse_level(s->level, &level) < 0) ||
+	    (s->format && log_parse_format(s->format, &format) < 0))
 		return;
 	log_set(level, format);
 }

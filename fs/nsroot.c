@@ -54,27 +54,32 @@ static int no_user_namespace(int code, const char *did, struct err *e)
 {
 	static const char what[] = "a shell of one's own needs an unprivileged user namespace";
 	if (sysctl_number("/proc/sys/kernel/unprivileged_userns_clone", 1) == 0)
-		return err_set(e, EPERM, "%s, and kernel.unprivileged_userns_clone is 0 here: ask the administrator for "
-					 "`sysctl kernel.unprivileged_userns_clone=1`",
+		return err_set(e, EPERM,
+			       "%s, and kernel.unprivileged_userns_clone is 0 here: ask the administrator for "
+			       "`sysctl kernel.unprivileged_userns_clone=1`",
 			       what);
 	if (sysctl_number("/proc/sys/user/max_user_namespaces", 1) == 0)
-		return err_set(e, EPERM, "%s, and user.max_user_namespaces is 0 here: ask the administrator for "
-					 "`sysctl user.max_user_namespaces=10000`",
+		return err_set(e, EPERM,
+			       "%s, and user.max_user_namespaces is 0 here: ask the administrator for "
+			       "`sysctl user.max_user_namespaces=10000`",
 			       what);
 	if (sysctl_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 0) != 0)
-		return err_set(e, EPERM, "%s, and AppArmor restricts them here: ask the administrator for an AppArmor "
-					 "profile for cloudtaser with `userns,` or for "
-					 "`sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+		return err_set(e, EPERM,
+			       "%s, and AppArmor restricts them here: ask the administrator for an AppArmor "
+			       "profile for cloudtaser with `userns,` or for "
+			       "`sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
 			       what);
 	if (code == ENOSPC)
-		return err_set(e, EPERM, "%s, and all that user.max_user_namespaces allows are in use (or they are nested "
-					 "too deep)",
+		return err_set(e, EPERM,
+			       "%s, and all that user.max_user_namespaces allows are in use (or they are nested "
+			       "too deep)",
 			       what);
 	if (code == ENOSYS || code == EINVAL)
 		return err_set(e, ENOSYS, "%s, and this kernel is built without them (CONFIG_USER_NS)", what);
 	if (code == EPERM)
-		return err_set(e, EPERM, "%s, and %s is refused here: inside a container or a chroot, allow it there "
-					 "(seccomp profile), or use `cloudtaser mount`",
+		return err_set(e, EPERM,
+			       "%s, and %s is refused here: inside a container or a chroot, allow it there "
+			       "(seccomp profile), or use `cloudtaser mount`",
 			       what, did);
 	return err_sys(e, code, "%s: %s", what, did);
 }
@@ -129,7 +134,8 @@ static int show_entry(int old, const char *name, struct err *e)
 		if (n < 0)
 			return errno == ENOENT ? 0 : err_sys(e, errno, "cannot read the link /%s", name);
 		target[n] = '\0';
-		return symlink(target, to) < 0 ? err_sys(e, errno, "cannot make the link /%s in the new root", name) : 0;
+		return symlink(target, to) < 0 ? err_sys(e, errno, "cannot make the link /%s in the new root", name) :
+						 0;
 	}
 	if (S_ISDIR(st.st_mode)) {
 		if (mkdir(to, 0755) < 0)
@@ -174,8 +180,9 @@ static int rebuild_root(const char *mountpoint, struct err *e)
 		return err_sys(e, errno, "cannot prepare the new root");
 	if (chdir(place) < 0 || syscall(SYS_pivot_root, ".", OLD) < 0) {
 		if (errno == EINVAL)
-			return err_set(e, EINVAL, "the root cannot be rebuilt here: / is no mount point of its own (a chroot) "
-						  "or the initial RAM disk; make the folder %s and try again",
+			return err_set(e, EINVAL,
+				       "the root cannot be rebuilt here: / is no mount point of its own (a chroot) "
+				       "or the initial RAM disk; make the folder %s and try again",
 				       mountpoint);
 		return err_sys(e, errno, "pivot_root");
 	}
@@ -216,17 +223,19 @@ static int mount_fuse(const char *mountpoint, int *ret_fd, struct err *e)
 	if (fd < 0) {
 		struct stat st;
 		if (errno == EACCES && stat("/dev/fuse", &st) == 0)
-			return err_set(e, EACCES, "/dev/fuse may not be opened (mode %04o; Debian's own is 0666): ask the "
-						  "administrator for `chmod 0666 /dev/fuse`",
+			return err_set(e, EACCES,
+				       "/dev/fuse may not be opened (mode %04o; Debian's own is 0666): ask the "
+				       "administrator for `chmod 0666 /dev/fuse`",
 				       (unsigned)st.st_mode & 07777);
 		if (errno == ENOENT || errno == ENXIO || errno == ENODEV)
-			return err_set(e, ENODEV, "there is no FUSE here (/dev/fuse): `modprobe fuse`, or give the "
-						  "container the device");
+			return err_set(e, ENODEV,
+				       "there is no FUSE here (/dev/fuse): `modprobe fuse`, or give the "
+				       "container the device");
 		return err_sys(e, errno, "/dev/fuse");
 	}
 	char options[128];
-	(void)snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,max_read=%d", fd, geteuid(),
-		       getegid(), FS_MAX_READ);
+	(void)snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,max_read=%d", fd,
+		       geteuid(), getegid(), FS_MAX_READ);
 	if (mount("cloudtaser", mountpoint, "fuse.cloudtaser",
 		  MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY | MS_NOATIME, options) < 0) {
 		if (errno == ENODEV)
@@ -243,7 +252,8 @@ static int mount_fuse(const char *mountpoint, int *ret_fd, struct err *e)
 static int look_at(const char *mountpoint, struct err *e)
 {
 	if (*mountpoint != '/' || !mountpoint[strspn(mountpoint, "/")])
-		return err_set(e, EINVAL, "mount point \"%s\": write it as an absolute path, like /secrets", mountpoint);
+		return err_set(e, EINVAL, "mount point \"%s\": write it as an absolute path, like /secrets",
+			       mountpoint);
 	struct stat st;
 	if (lstat(mountpoint, &st) == 0) {
 		if (S_ISDIR(st.st_mode))
@@ -256,8 +266,9 @@ static int look_at(const char *mountpoint, struct err *e)
 	const char *name = mountpoint + strspn(mountpoint, "/");
 	const char *end = name + strcspn(name, "/");
 	if (end[strspn(end, "/")])
-		return err_set(e, ENOENT, "mount point %s: there is no such folder, and only one directly below / appears by "
-					  "itself: `mkdir -p %s` first",
+		return err_set(e, ENOENT,
+			       "mount point %s: there is no such folder, and only one directly below / appears by "
+			       "itself: `mkdir -p %s` first",
 			       mountpoint, mountpoint);
 	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strlen(name) > NAME_MAX)
 		return err_set(e, EINVAL, "mount point %s: no name for a folder", mountpoint);
@@ -277,7 +288,8 @@ int fs_nsroot_enter(const char *mountpoint, int *ret_fuse_fd, struct err *e)
 	if (geteuid() != 0)
 		r = enter_user_namespace(e);
 	else if (unshare(CLONE_NEWNS) < 0)
-		r = err_sys(e, errno, "a mount namespace of one's own is refused here (a container without CAP_SYS_ADMIN?)");
+		r = err_sys(e, errno,
+			    "a mount namespace of one's own is refused here (a container without CAP_SYS_ADMIN?)");
 	if (r < 0)
 		return r;
 	/* Nothing that happens in here may travel out, and pivot_root refuses shared mounts. */

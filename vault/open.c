@@ -24,10 +24,11 @@ int vault_open(struct io *io, const struct config_vault *conf, const struct vaul
 		CLEANUP_WITH(secbuf_freep) struct secbuf *read = NULL;
 		if (!given) {
 			if (!conf->passphrase_file)
-				return err_set(e, EINVAL,
-					       "vault %s: no passphrase: name a passphrase_file in the configuration, or "
-					       "give --passphrase-file or --passphrase-fd",
-					       conf->name);
+				return err_set(
+					e, EINVAL,
+					"vault %s: no passphrase: name a passphrase_file in the configuration, or "
+					"give --passphrase-file or --passphrase-fd",
+					conf->name);
 			int r = vault_read_passphrase(conf->passphrase_file, -1, &read, e);
 			if (r < 0)
 				return err_wrap(e, "vault %s", conf->name);
@@ -43,8 +44,9 @@ int vault_open(struct io *io, const struct config_vault *conf, const struct vaul
 	}
 
 	if (!token && !conf->token_file)
-		return err_set(e, EINVAL, "vault %s: no token: name a token_file in the configuration, or give "
-					  "--token-file or --token-fd",
+		return err_set(e, EINVAL,
+			       "vault %s: no token: name a token_file in the configuration, or give "
+			       "--token-file or --token-fd",
 			       conf->name);
 	/* The backend takes a terminated string: a copy, as long as it needs to make its own. */
 	cleanup_sec char *text = NULL;
@@ -77,8 +79,9 @@ void config_vault_free(struct config_vault *v)
 {
 	if (!v)
 		return;
-	char *const owned[] = { v->name, v->file, v->passphrase_file, v->address, v->kv_mount, v->namespace_,
-				v->token_file, v->ca_file, v->cert_file, v->key_file, v->server_name };
+	char *const owned[] = { v->name,      v->file,	     v->passphrase_file, v->address,
+				v->kv_mount,  v->namespace_, v->token_file,	 v->ca_file,
+				v->cert_file, v->key_file,   v->server_name };
 	for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
 		free(owned[i]);
 	free(v);
@@ -103,8 +106,9 @@ static int copy_vault(const struct config_vault *from, struct config_vault **ret
 	if (!v)
 		return no_memory(e);
 	*v = *from;
-	char **const to[] = { &v->name, &v->file, &v->passphrase_file, &v->address, &v->kv_mount, &v->namespace_,
-			      &v->token_file, &v->ca_file, &v->cert_file, &v->key_file, &v->server_name };
+	char **const to[] = { &v->name,	     &v->file,	     &v->passphrase_file, &v->address,
+			      &v->kv_mount,  &v->namespace_, &v->token_file,	  &v->ca_file,
+			      &v->cert_file, &v->key_file,   &v->server_name };
 	bool failed = false;
 	for (size_t i = 0; i < sizeof to / sizeof *to; i++)
 		failed |= copy_string(to[i], *to[i]) < 0; /* goes on, so that no pointer stays borrowed */
@@ -237,7 +241,8 @@ int vault_resolve(const struct config *config, const char *vault, struct config_
 	if (found)
 		return copy_vault(found, ret, e);
 	if (!config || !config->n_vaults)
-		return err_set(e, ENOENT, "--vault %s: there is no configuration that names a vault; give a URL, or file:PATH",
+		return err_set(e, ENOENT,
+			       "--vault %s: there is no configuration that names a vault; give a URL, or file:PATH",
 			       vault);
 	list_names(config, names, sizeof names);
 	return err_set(e, ENOENT, "--vault %s: the configuration has no such vault (it has %s)", vault, names);
@@ -290,7 +295,8 @@ int vault_read_passphrase(const char *file, int fd, struct secbuf **ret, struct 
 		}
 	}
 	if (!len)
-		return err_set(e, EINVAL, "the passphrase is empty: %s has nothing in its first line", file ? file : what);
+		return err_set(e, EINVAL, "the passphrase is empty: %s has nothing in its first line",
+			       file ? file : what);
 	struct secbuf *b = secbuf_from(text, len);
 	if (!b)
 		return err_set(e, ENOMEM, "out of secret memory");

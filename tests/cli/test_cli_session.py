@@ -50,7 +50,9 @@ def python(script):
 
 def waiting(person, *options):
     """A session whose command has read the secret once and waits for its standard input to end."""
-    process = person.start("run", *options, "--", "sh", "-c", f"cat {FIELD} >/dev/null && echo $$; cat >/dev/null; exit 3")
+    process = person.start(
+        "run", *options, "--", "sh", "-c", f"cat {FIELD} >/dev/null && echo $$; cat >/dev/null; exit 3"
+    )
     return process, int(read_line(process.stdout))
 
 
@@ -236,7 +238,9 @@ def test_command_ended_by_a_signal(filled, sig):
 
 
 def test_no_such_command(filled):
-    says(filled.run("run", "--", "nosuchprogram"), 127, "nosuchprogram")
+    # A folder on the PATH that may not be searched would make it "cannot be run".
+    done = filled.run("run", "--", "nosuchprogram", env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"})
+    says(done, 127, "nosuchprogram")
     says(filled.run("run", "--", "/etc/passwd"), 126, "/etc/passwd")
 
 
@@ -285,7 +289,9 @@ def test_ctrl_c_reaches_the_command_once(filled, terminal):
 def test_started_with_sigchld_ignored(filled):
     """Whoever ignores its children's ends hands that down; the exit code passes all the same."""
     argv = filled.argv(*filled.with_passphrase(["run", "--", "sh", "-c", "exit 6"]))
-    script = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
     env = {"HOME": str(filled.home), "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(filled.home)}
     assert subprocess.run([*python(script), *argv], env=env, timeout=60).returncode == 6
 
@@ -415,7 +421,7 @@ def test_closed_user_namespaces(unprivileged):
     if os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
     # A user namespace around everything, in which no further one may be made.
-    script = f"""
+    script = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 ready, go = os.pipe(), os.pipe()
@@ -430,7 +436,7 @@ if child == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
 os.read(ready[0], 1)
 for name in ("uid_map", "gid_map"):
-    with open(f"/proc/{{child}}/{{name}}", "w") as f:
+    with open(f"/proc/{child}/{name}", "w") as f:
         f.write("0 0 65536")
 os.write(go[1], b"x")
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -472,7 +478,7 @@ def test_shell_has_job_control(filled, terminal):
     t.wait_for("running-4\r\n")
     t.type("\x1a")
     t.wait_for("Stopped")
-    t.type(f"cat {FIELD}; echo; kill %1; exit 5\n")
+    t.type(f'cat {FIELD}; echo; kill -9 $(jobs -p); until test -z "$(jobs -s)"; do :; done; exit 5\n')
     t.wait_for(SECRET)
     assert t.wait() == 5
 

@@ -112,7 +112,9 @@ def test_unknown_vault_name(person):
 # --- put and get
 
 
-@pytest.mark.parametrize("value", [b"", b"x", b"no newline", b"newline\n", b"\0", BINARY, "zażółć 🔑".encode(), b"v" * 2**20])
+@pytest.mark.parametrize(
+    "value", [b"", b"x", b"no newline", b"newline\n", b"\0", BINARY, "zażółć 🔑".encode(), b"v" * 2**20]
+)
 def test_round_trip(person, value):
     assert person.ok("put", "app/db", "password=-", input=value) == b"app/db: version 1\n"
     assert person.ok("get", "app/db/password") == value
@@ -216,7 +218,11 @@ def test_put_usage(person, arguments, sentence):
 
 
 def test_put_standard_input_taken(person):
-    says(person.run("put", "a", "b=-", "--passphrase-fd", "0", open_vault=False), 64, "cannot be a value and a passphrase")
+    says(
+        person.run("put", "a", "b=-", "--passphrase-fd", "0", open_vault=False),
+        64,
+        "cannot be a value and a passphrase",
+    )
 
 
 def test_put_missing_file(person):
@@ -261,7 +267,9 @@ def test_full_disk_is_no_success(person):
     person.put("app/db", password=b"x")
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            person.argv(*person.with_passphrase(["get", "app/db/password"])), stdout=full, stderr=subprocess.PIPE,
+            person.argv(*person.with_passphrase(["get", "app/db/password"])),
+            stdout=full,
+            stderr=subprocess.PIPE,
             env={"HOME": str(person.home)},
         )
     assert done.returncode == 74
