@@ -36,6 +36,7 @@ def run(program, source, tmp_path, *arguments):
     return done.stdout
 
 
+@pytest.mark.deadline(300)
 @pytest.mark.parametrize("name", UNIT)
 def test_unit(name, build_folder, tmp_path):
     run(build_folder / "unit" / name, TESTS / "unit" / f"{name}.c", tmp_path)
