@@ -54,7 +54,7 @@ int64_t openbao_parse_time(const char *s)
 	if (*p == '+' || *p == '-') {
 		if (strlen(p) != 6 || p[3] != ':' || two(p + 1) < 0 || two(p + 4) < 0)
 			return 0;
-		offset = (two(p + 1) * 60 + two(p + 4)) * 60 * (*p == '+' ? 1 : -1);
+		offset = (two(p + 1) * 60LL + two(p + 4)) * 60 * (*p == '+' ? 1 : -1);
 	} else if (p[0] != 'Z' || p[1]) {
 		return 0;
 	}

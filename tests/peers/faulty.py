@@ -237,9 +237,7 @@ class _Connection:
             self._upstream = socket.create_connection(("127.0.0.1", bao.port), 30)
             self._upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not bao.dev:
-                self._upstream = bao._tls().wrap_socket(
-                    self._upstream, server_hostname=bao.server_name or "127.0.0.1"
-                )
+                self._upstream = bao._tls().wrap_socket(self._upstream, server_hostname=bao.server_name or "127.0.0.1")
         self._upstream.sendall(request.raw)
         answer = _read_message(self._upstream, self._buffer)
         if answer is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenBao, the real one: in dev mode, or sealed, with TLS and raft storage.
 
-    with OpenBao() as bao:                  # sealed server, TLS, raft; initialised and unsealed; kv version 2 at secret/
+    with OpenBao() as bao:                  # sealed server, TLS, raft; initialised, unsealed; kv version 2 at secret/
         bao.put("app/db", {"password": "x"})
         bao.reads_of("app/db")              # how often somebody read it, by the server's own audit log
 

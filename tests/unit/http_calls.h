@@ -55,7 +55,7 @@ static void on_done(void *arg, int r, const struct http_response *resp, const st
 		CHECK(c->body);
 		memcpy(c->body, resp->body, resp->body_len + 1);
 	} else {
-		CHECK(e->code == -r && e->msg[0]);
+		CHECK(e && e->code == -r && e->msg[0]);
 		c->err = *e;
 	}
 	struct call *g = c->group;

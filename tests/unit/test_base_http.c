@@ -401,7 +401,7 @@ static bool answer_four(struct server *s, int fd, const char *request, int n)
 		round++;
 		pthread_cond_broadcast(&cond);
 	}
-	while (round == mine)
+	while (round == mine) /* NOLINT(bugprone-infinite-loop): another thread changes it, under the lock */
 		pthread_cond_wait(&cond, &lock);
 	pthread_mutex_unlock(&lock);
 	return echo(s, fd, request, n);

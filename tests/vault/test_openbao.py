@@ -182,8 +182,8 @@ def test_numbers_come_exactly_as_the_vault_sends_them(front, through):
     """OpenBao rounds numbers itself when they are put in; Vault and others may not."""
     numbers = ["12345678901234567890", "1e400", "-0.10", "1E+2", "3.141592653589793238462643383279502884197", "-0"]
     data = ",".join(f'"n{i}": {n}' for i, n in enumerate(numbers))
-    body = '{"data": {"data": {%s}, "metadata": {"version": 7, "created_time": "2006-01-02T15:04:05.999+01:00"}}}' % data
-    front.mode = Faulty.status(200, body.encode())
+    metadata = '{"version": 7, "created_time": "2006-01-02T15:04:05.999+01:00"}'
+    front.mode = Faulty.status(200, f'{{"data": {{"data": {{{data}}}, "metadata": {metadata}}}}}'.encode())
     assert through.fields("front/a") == {f"n{i}".encode(): n.encode() for i, n in enumerate(numbers)}
     answer = through("get", "front/a")
     assert (answer["version"], answer["created"]) == (7, 1136210645)
@@ -253,11 +253,10 @@ def test_check_and_set(bao, cat):
 def test_one_read_is_one_request(bao, cat):
     bao.put("once/a", {"k": "v"})
     c = cat(bao)
+    before = len(bao.requests_of("auth/token/lookup-self"))
     assert c("many", "once/a", 7)["r"] == 0
     assert bao.reads_of("once/a") == 7
-    assert bao.requests_of("auth/token/lookup-self") == [
-        e for e in bao.requests_of("auth/token/lookup-self") if e["auth"]["policies"] != ["never"]
-    ]
+    assert len(bao.requests_of("auth/token/lookup-self")) == before, "no login is needed to read"
 
 
 # --- where it is
@@ -321,7 +320,7 @@ def test_an_address_never_shows_its_password(cat):
 
 def test_settings_of_the_environment_are_not_followed(bao, cat, tmp_path):
     dead = f"http://127.0.0.1:{free_port()}"
-    env = {name: dead for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")}
+    env = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"), dead)
     env |= {"SSL_CERT_FILE": "/nowhere", "CURL_CA_BUNDLE": "/nowhere", "SSLKEYLOGFILE": str(tmp_path / "keys")}
     bao.put("env/a", {"k": "v"})
     assert cat(bao, env=env).fields("env/a") == {b"k": b"v"}
@@ -520,9 +519,7 @@ def test_certificate_files_that_are_none(bao, cat, tmp_path):
     text.chmod(0o600)
     cert, key = bao.client_cert, bao.client_key
     assert str(none) in opens(ca_file=str(none))
-    assert opens(ca_file=str(text)) == (
-        f"ca_file {text} holds no certificate: it should be PEM (BEGIN CERTIFICATE)"
-    )
+    assert opens(ca_file=str(text)) == (f"ca_file {text} holds no certificate: it should be PEM (BEGIN CERTIFICATE)")
     assert opens(cert_file=cert) == "cert_file needs key_file beside it"
     assert opens(key_file=key) == "key_file needs cert_file beside it"
     assert opens(cert_file=str(text), key_file=key).startswith(f"cert_file {text} holds no certificate")
@@ -536,13 +533,9 @@ def test_certificate_files_that_are_none(bao, cat, tmp_path):
     readable.chmod(0o640)
     assert str(readable) in opens(cert_file=cert, key_file=str(readable))
     locked = tmp_path / "locked.key"
-    subprocess.run(
-        ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:x", "-out", locked], check=True
-    )
+    subprocess.run(["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:x", "-out", locked], check=True)
     locked.chmod(0o600)
-    assert opens(cert_file=cert, key_file=str(locked)).startswith(
-        f"key_file {locked} is protected by a pass phrase"
-    )
+    assert opens(cert_file=cert, key_file=str(locked)).startswith(f"key_file {locked} is protected by a pass phrase")
 
 
 def test_https_at_a_plain_server_and_the_other_way(bao, dev, cat):
