@@ -13,7 +13,9 @@
  *     type, so that nothing prints one by mistake.
  *
  * Thread rules: everything here may be called from any thread after secmem_init has returned. A forked child does not
- * have the region at all (MADV_DONTFORK): touch no secret between fork and exec.
+ * have the region at all (MADV_DONTFORK): touch no secret between fork and exec. And while a thread on a secret stack
+ * lives (secthread_start, the I/O loop, serving threads), fork(2) by glibc crashes the child: it walks the list of
+ * threads, whose descriptors lie on those stacks. Fork before the first of them, or use posix_spawn.
  */
 #ifndef CT_BASE_SECMEM_H
 #define CT_BASE_SECMEM_H

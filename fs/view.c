@@ -19,7 +19,10 @@ static int keep(const void *p, size_t n, struct secbuf **ret, struct err *e)
 
 int fs_view_json(const struct vault_secret *s, struct secbuf **ret, struct err *e)
 {
+	errno = 0;
 	cleanup_json struct json *j = vault_secret_to_json(s);
+	if (!j && errno == EILSEQ)
+		return err_set(e, EILSEQ, "has a field whose name is not UTF-8: .json cannot hold it, the field's own file can");
 	size_t n = 0;
 	cleanup_sec char *text = j ? json_print(j, true, &n) : NULL;
 	if (!text)
