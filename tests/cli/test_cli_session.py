@@ -467,17 +467,20 @@ def test_shell_has_job_control(filled, terminal):
     """^C and ^Z are for what the shell runs, not for the shell, and not for us."""
     t = terminal(filled, "shell", "--passphrase-file", filled.passphrase, env={"SHELL": "/bin/bash"})
     t.wait_for("until you leave this shell\r\n")
-    t.type("PS1= ; stty -echo; echo begin-$((1+1))\n")
-    t.wait_for("begin-2\r\n")
-    t.type("sh -c 'echo running-$((2+1)); sleep 1000'\n")
+    # At each prompt the shell has the terminal again: what is typed before that may be thrown away with the ^C.
+    t.type("stty -echo; PS1=prompt-$((1+1))-\n")
+    t.wait_for("prompt-2-")
+    t.type("sh -c 'echo running-$((2+1)); exec sleep 1000'\n")
     t.wait_for("running-3\r\n")
     t.type("\x03")
+    t.wait_for("prompt-2-")
     t.type("echo code-$?\n")
-    t.wait_for("code-130\r\n")
-    t.type("sh -c 'echo running-$((3+1)); sleep 1000'\n")
+    t.wait_for("code-130\r\nprompt-2-")
+    t.type("sh -c 'echo running-$((3+1)); exec sleep 1000'\n")
     t.wait_for("running-4\r\n")
     t.type("\x1a")
     t.wait_for("Stopped")
+    t.wait_for("prompt-2-")
     t.type(f'cat {FIELD}; echo; kill -9 $(jobs -p); until test -z "$(jobs -s)"; do :; done; exit 5\n')
     t.wait_for(SECRET)
     assert t.wait() == 5
@@ -485,8 +488,8 @@ def test_shell_has_job_control(filled, terminal):
 
 def test_a_session_shows_in_status(filled):
     process, _ = waiting(filled)
-    (daemon,) = json.loads(filled.ok("status", "-o", "json", open_vault=False))["daemons"]
-    assert daemon["pid"] == process.pid
+    daemons = json.loads(filled.ok("status", "-o", "json", open_vault=False))["daemons"]
+    (daemon,) = [d for d in daemons if d["pid"] == process.pid]
     assert [m["path"] for m in daemon["mounts"]] == ["/secrets"]
     says(filled.run("umount", "/secrets", open_vault=False), 75, "belongs to a shell or command")
     end(process)
