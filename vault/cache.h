@@ -41,8 +41,8 @@ void vault_cache_free(struct vault_cache *c);
  * value that is there is answered at once, also while it is asked for again. max_stale_s below refresh_s (0: never
  * serve stale) means that a value is served for one refresh interval.
  */
-int must_use vault_cache_get(struct vault_cache *c, struct vault_backend *b, const char *path, struct vault_secret **ret,
-			     vault_get_fn *done, void *arg, struct err *e);
+int must_use vault_cache_get(struct vault_cache *c, struct vault_backend *b, const char *path,
+			     struct vault_secret **ret, vault_get_fn *done, void *arg, struct err *e);
 
 /* As above. A listing is a shared, immutable object. `serial` changes whenever the listing does. */
 struct vault_listing {

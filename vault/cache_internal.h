@@ -103,7 +103,7 @@ struct cache_entry {
 		struct vault_secret *secret;
 		struct vault_listing *listing;
 		void *value;
-	}; /* [loop], but evicted by any thread unless `state` is CACHE_FETCHING or `held` */
+	};		    /* [loop], but evicted by any thread unless `state` is CACHE_FETCHING or `held` */
 	size_t cost;	    /* of value: bytes */
 	uint64_t used;	    /* c->use at the last use: tells which list's tail is older */
 	uint64_t started;   /* [loop] of the fetch in flight */
@@ -114,17 +114,17 @@ struct cache_entry {
 	uint64_t err_until; /* `err` is the answer until then */
 	int err;	    /* [loop] the last answer's error; 0 when it was good */
 	char *why;	    /* [loop] its sentence; NULL: none, or no memory for it */
-	unsigned fails; /* transient errors in a row */
-	unsigned heap_at; /* place in the heap + 1; 0: not there */
+	unsigned fails;	    /* transient errors in a row */
+	unsigned heap_at;   /* place in the heap + 1; 0: not there */
 	unsigned path_len;
-	uint8_t kind;	/* enum cache_kind */
-	uint8_t state;	/* enum cache_state */
-	uint8_t health; /* enum cache_health */
-	bool had;    /* there was a value once: keep asking */
-	bool again;  /* ask again as soon as the fetch in flight has answered */
-	bool dead;   /* dropped while it was fetched */
-	bool pinned; /* somebody waits, or waited for the fetch in flight: never evicted */
-	bool held;   /* the loop is using it outside the lock: never evicted */
+	uint8_t kind;	 /* enum cache_kind */
+	uint8_t state;	 /* enum cache_state */
+	uint8_t health;	 /* enum cache_health */
+	bool had;	 /* there was a value once: keep asking */
+	bool again;	 /* ask again as soon as the fetch in flight has answered */
+	bool dead;	 /* dropped while it was fetched */
+	bool pinned;	 /* somebody waits, or waited for the fetch in flight: never evicted */
+	bool held;	 /* the loop is using it outside the lock: never evicted */
 	bool background; /* the fetch in flight counts in own->refreshing */
 	char path[];
 };
@@ -140,7 +140,7 @@ struct vault_cache {
 	size_t n_buckets; /* a power of two */
 	size_t n_entries, n_pinned;
 	uint64_t seed, random;
-	struct link lru[CACHE_KINDS];	 /* newest first */
+	struct link lru[CACHE_KINDS]; /* newest first */
 	size_t bytes[CACHE_KINDS];
 	uint64_t use;
 	struct cache_entry **heap;
@@ -189,13 +189,13 @@ void cache_wake_at(struct vault_cache *c, struct cache_entry *e, uint64_t wake);
 
 /* cache_run.c */
 uint64_t cache_now(void);
-const char *cache_label(const struct cache_entry *e);			 /* its path, for messages */
-void cache_take_waiters(struct cache_entry *e, struct link *list);	 /* lock held; linked by on_entry */
+const char *cache_label(const struct cache_entry *e);		   /* its path, for messages */
+void cache_take_waiters(struct cache_entry *e, struct link *list); /* lock held; linked by on_entry */
 void cache_call_waiter(struct cache_waiter *w, enum cache_kind kind, int r, void *value, const struct err *e);
-void cache_queue(struct cache_entry *e, enum cache_state state);	 /* lock held: CACHE_URGENT or CACHE_REFRESH */
-void cache_schedule(struct vault_cache *c, struct cache_entry *e);	 /* lock held, after anything of e changed */
-int must_use cache_kick(struct vault_cache *c);				 /* lock held: a round, soon */
-void cache_round(struct vault_cache *c);				 /* [loop] */
+void cache_queue(struct cache_entry *e, enum cache_state state);   /* lock held: CACHE_URGENT or CACHE_REFRESH */
+void cache_schedule(struct vault_cache *c, struct cache_entry *e); /* lock held, after anything of e changed */
+int must_use cache_kick(struct vault_cache *c);			   /* lock held: a round, soon */
+void cache_round(struct vault_cache *c);			   /* [loop] */
 
 /* cache_listing.c */
 struct vault_listing *cache_listing_new(const struct vault_names *names, uint64_t serial); /* NULL: ENOMEM */

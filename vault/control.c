@@ -212,7 +212,6 @@ int control_call(const char *path, const struct json *request, unsigned timeout_
 	if (n <= 0)
 		return err_set(e, EPROTO, "%s: the server closed the connection without an answer", path);
 	if (n > CONTROL_MESSAGE_MAX)
-		return err_set(e, EPROTO, "%s: the server's answer is longer than %d bytes", path,
-			       CONTROL_MESSAGE_MAX);
+		return err_set(e, EPROTO, "%s: the server's answer is longer than %d bytes", path, CONTROL_MESSAGE_MAX);
 	return control_parse_answer(answer, (size_t)n, ret, e);
 }

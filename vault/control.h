@@ -19,7 +19,7 @@ enum {
 	CONTROL_VERSION = 1,
 	CONTROL_MESSAGE_MAX = 64 << 10,
 	CONTROL_VERB_MAX = 64,
-	CONTROL_CLIENTS_MAX = 32, /* more wait in the kernel's queue */
+	CONTROL_CLIENTS_MAX = 32,   /* more wait in the kernel's queue */
 	CONTROL_DEADLINE_MS = 5000, /* for a client that says nothing, or does not read its answer */
 };
 

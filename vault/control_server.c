@@ -47,7 +47,7 @@ struct control_server {
 	size_t n_handlers;
 	pthread_t thread;
 	bool running;
-	char *in; /* CONTROL_MESSAGE_MAX + 1 */
+	char *in;	       /* CONTROL_MESSAGE_MAX + 1 */
 	uint64_t accept_after; /* no descriptors left: do not spin */
 	struct client clients[CONTROL_CLIENTS_MAX];
 };

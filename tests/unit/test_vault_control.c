@@ -64,8 +64,7 @@ static int on_nothing(void *arg, const struct control_peer *peer, const struct j
 	return 0;
 }
 
-static int on_much(void *arg, const struct control_peer *peer, const struct json *req, struct json **ret,
-		   struct err *e)
+static int on_much(void *arg, const struct control_peer *peer, const struct json *req, struct json **ret, struct err *e)
 {
 	(void)arg, (void)peer, (void)e;
 	size_t n = (size_t)json_int(json_get(req, "bytes"), 0);
@@ -224,8 +223,9 @@ static void test_bad_requests(void)
 		char bytes[CMSG_SPACE(sizeof(int))];
 	} control = { 0 };
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)ask, .iov_len = sizeof ask - 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-			    .msg_controllen = sizeof control.bytes };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes
+	};
 	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
 	h->cmsg_level = SOL_SOCKET;
 	h->cmsg_type = SCM_RIGHTS;
