@@ -40,39 +40,41 @@ static int memfd_secret_fd(void)
 	return (int)syscall(SYS_memfd_secret, O_CLOEXEC);
 }
 
-/* Maps one segment at a fixed place inside the reserved range. */
+/* Maps one segment anywhere; MAP_FAILED with errno. */
+static void *map_anywhere(size_t bytes)
+{
+	if (kind != SECMEM_KIND_SECRET) {
+		void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p == MAP_FAILED || mlock(p, bytes) == 0)
+			return p;
+		int why = errno;
+		(void)munmap(p, bytes);
+		errno = why;
+		return MAP_FAILED;
+	}
+	cleanup_close int fd = memfd_secret_fd();
+	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+		return MAP_FAILED;
+	return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+}
+
+/*
+ * Maps one segment at a fixed place inside the reserved range. Made elsewhere first and then moved there: a mapping
+ * that is refused (RLIMIT_MEMLOCK) at a fixed place has already taken the reservation away, and the hole would become
+ * somebody else's memory.
+ */
 static int map_at(void *where, size_t bytes)
 {
-	void *p;
-	if (kind == SECMEM_KIND_SECRET) {
-		int fd = memfd_secret_fd();
-		if (fd < 0)
-			return -errno;
-		if (ftruncate(fd, (off_t)bytes) < 0) {
-			int r = -errno;
-			close(fd);
-			return r;
-		}
-		p = mmap(where, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-		int r = p == MAP_FAILED ? -errno : 0;
-		close(fd);
-		if (r < 0)
-			return r;
-	} else {
-		p = mmap(where, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-		if (p == MAP_FAILED)
-			return -errno;
-		if (mlock(p, bytes) < 0) {
-			int r = -errno;
-			(void)mmap(where, bytes, PROT_NONE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-			return r;
-		}
-		(void)madvise(p, bytes, MADV_DONTDUMP);
-	}
-	/* A forked child must not hold a second copy (or, being shared memory, the same pages). */
-	if (madvise(p, bytes, MADV_DONTFORK) < 0)
+	void *p = map_anywhere(bytes);
+	if (p == MAP_FAILED)
 		return -errno;
+	/* A forked child must not hold a second copy (or, being shared memory, the same pages). */
+	if (madvise(p, bytes, MADV_DONTFORK) < 0 || madvise(p, bytes, MADV_DONTDUMP) < 0 ||
+	    mremap(p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, where) == MAP_FAILED) {
+		int r = -errno;
+		(void)munmap(p, bytes);
+		return r;
+	}
 	return 0;
 }
 
