@@ -13,9 +13,7 @@
  *     type, so that nothing prints one by mistake.
  *
  * Thread rules: everything here may be called from any thread after secmem_init has returned. A forked child does not
- * have the region at all (MADV_DONTFORK): touch no secret between fork and exec. And while a thread on a secret stack
- * lives (secthread_start, the I/O loop, serving threads), fork(2) by glibc crashes the child: it walks the list of
- * threads, whose descriptors lie on those stacks. Fork before the first of them, or use posix_spawn.
+ * have the region at all (MADV_DONTFORK): touch no secret between fork and exec.
  */
 #ifndef CT_BASE_SECMEM_H
 #define CT_BASE_SECMEM_H
@@ -97,7 +95,7 @@ void secbuf_free(struct secbuf *b); /* wipes; a broken canary is logged and the 
  */
 int must_use secthread_run(void *(*fn)(void *), void *arg, void **ret, size_t stack, struct err *e);
 
-/* The same, going on by itself. secthread_join waits and frees (never pthread_join: see secthread.c). */
+/* The same, going on by itself. secthread_join waits and frees. */
 struct secthread;
 int must_use secthread_start(const char *name, void *(*fn)(void *), void *arg, size_t stack, struct secthread **ret,
 			     struct err *e);

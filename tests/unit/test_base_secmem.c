@@ -157,6 +157,31 @@ static void test_secthread(void)
 	}
 }
 
+static void *wait_for_it(void *arg)
+{
+	pthread_mutex_lock(arg);
+	pthread_mutex_unlock(arg);
+	return NULL;
+}
+
+/* A child of fork(2) lives, though threads on secret stacks run beside the one that forks. */
+static void test_fork_beside_secthreads(void)
+{
+	pthread_mutex_t hold = PTHREAD_MUTEX_INITIALIZER;
+	pthread_mutex_lock(&hold);
+	struct secthread *t;
+	struct err e = ERR_INIT;
+	CHECK_MSG(secthread_start("waits", wait_for_it, &hold, 0, &t, &e) == 0, "%s", e.msg);
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0)
+		_exit(7);
+	int status;
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	pthread_mutex_unlock(&hold);
+	CHECK(secthread_join(t) == NULL);
+}
+
 static void test_bounds(void)
 {
 	errno = 0;
@@ -205,6 +230,7 @@ int main(void)
 	test_realloc_keeps();
 	test_threads();
 	test_secthread();
+	test_fork_beside_secthreads();
 	test_bounds();
 	test_read_file();
 	puts("secret memory: ok");
