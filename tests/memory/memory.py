@@ -32,7 +32,6 @@ def forms(name, value):
         "HEX": binascii.hexlify(value).upper(),
         "utf-16le": b"".join(bytes([b, 0]) for b in value),  # separated by NUL bytes, that is
         "utf-16be": b"".join(bytes([0, b]) for b in value),
-        "utf-32le": b"".join(bytes([b, 0, 0, 0]) for b in value),
         "percent": b"".join(b"%%%02X" % b for b in value),
         "percent, lower": b"".join(b"%%%02x" % b for b in value),
     }
@@ -152,8 +151,20 @@ class Scanner:
 
     def scan(self, pid, running=False):
         """What is there. Fails when a mapping that ought to be readable is not: such a scan proves nothing."""
-        argv = [self.program, *(["--running"] if running else []), str(pid)]
-        done = subprocess.run(argv, input=self._input, capture_output=True)
+        result = self._run(pid, *(["--running"] if running else []), str(pid))
+        assert not result.unreadable, f"could not be read: {[str(m) for m in result.unreadable]}"
+        # A stack, a heap, a program and its libraries: less than that was no look at a process of ours.
+        assert len(result.mappings) > 10 and result.bytes > 500_000, "next to nothing was looked at"
+        return result
+
+    def scan_file(self, file):
+        """The same in a large file."""
+        result = self._run(0, "--file", str(file))
+        assert result.bytes == os.path.getsize(file)
+        return result
+
+    def _run(self, pid, *argv):
+        done = subprocess.run([self.program, *argv], input=self._input, capture_output=True)
         if done.returncode == GONE:
             raise Gone(f"process {pid} is gone")
         assert done.returncode == 0, done.stderr.decode()
@@ -172,9 +183,6 @@ class Scanner:
                 result.bytes = int(fields[1])
                 complete = True
         assert complete, "the scan did not come to its end"
-        assert not result.unreadable, f"could not be read: {[str(m) for m in result.unreadable]}"
-        # A stack, a heap, a program and its libraries: less than that was no look at a process of ours.
-        assert len(result.mappings) > 10 and result.bytes > 500_000, "next to nothing was looked at"
         return result
 
     def clean(self, pid, stage, secret=True):

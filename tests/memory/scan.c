@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * scan PID...: looks for patterns in everything that processes have mapped, as root sees it through /proc/PID/mem.
+ * scan PID... | --file FILE: looks for patterns in everything that processes have mapped, as root sees it through /proc/PID/mem
+ * (or in a file, a core say).
  *
  * Patterns come on standard input, each as two lengths (32 bits, of this machine's order), a name and bytes. Any WINDOW
  * bytes of a pattern that stand somewhere are a hit, so that halves are found. Each process is stopped (SIGSTOP) while
@@ -389,14 +390,38 @@ static void scan_process(pid_t pid, bool running)
 	(void)close(s.pagemap);
 }
 
+static void scan_file(const char *path)
+{
+	struct scan s = { .mem = open(path, O_RDONLY | O_CLOEXEC) };
+	if (s.mem < 0)
+		die("%s: %s", path, strerror(errno));
+	s.buf = must(malloc(CHUNK + WINDOW));
+	struct mapping whole = { .perms = "r--p", .flags = "" };
+	(void)snprintf(whole.name, sizeof whole.name, "%s", path);
+	ssize_t n;
+	for (uint64_t at = 0; (n = pread(s.mem, s.buf + WINDOW - 1, CHUNK, (off_t)at)) != 0; at += (uint64_t)n) {
+		if (n < 0)
+			die("%s: %s", path, strerror(errno));
+		look(&s, &whole, at, (size_t)n);
+	}
+	(void)printf("scanned\t0\t%" PRIu64 "\t1\n", s.bytes);
+	free(s.buf);
+	(void)close(s.mem);
+}
+
 int main(int argc, char **argv)
 {
 	int first = 1;
+	if (argc == 3 && strcmp(argv[1], "--file") == 0) {
+		read_patterns();
+		scan_file(argv[2]);
+		return fflush(stdout) == 0 ? 0 : 1;
+	}
 	bool running = argc > 1 && strcmp(argv[1], "--running") == 0;
 	if (running)
 		first++;
 	if (argc <= first)
-		die("scan [--running] PID...");
+		die("scan [--running] PID... | --file FILE");
 	(void)atexit(go_on);
 	read_patterns();
 	for (int i = first; i < argc; i++) {
