@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import shutil
 import signal
 import statistics
@@ -34,6 +35,7 @@ from peers.process import die_with_parent, end, wait_until  # noqa: E402
 
 BUILD = ROOT / os.environ.get("BUILD", "build")
 DELAY_MS = 20
+FOREIGN = 0.1  # of all cores: what others may use while readers are measured
 
 
 class Failed(Exception):
@@ -76,39 +78,38 @@ class Bench:
 
     # --- reads
 
-    @staticmethod
-    def busy(seconds=0.15):
-        """How much of all cores ran anything for a moment."""
+    def foreign(self, servers, run):
+        """What run() gives, and how much of all cores others used meanwhile (0 to 1)."""
 
-        def jiffies():
+        def seconds():
             fields = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-            return sum(fields), fields[3] + fields[4]
+            busy = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            own = resource.getrusage(resource.RUSAGE_SELF)
+            ours = sum(self.cpu_ns(pid) for pid in servers) / 1e9
+            return busy, ours + sum(r.ru_utime + r.ru_stime for r in (children, own))
 
-        total, idle = jiffies()
-        time.sleep(seconds)
-        total2, idle2 = jiffies()
-        return 1 - (idle2 - idle) / max(1, total2 - total)
+        started, (busy, ours) = time.monotonic(), seconds()
+        found = run()
+        elapsed, (busy2, ours2) = time.monotonic() - started, seconds()
+        return found, max(0.0, (busy2 - busy) - (ours2 - ours)) / elapsed / os.cpu_count()
 
-    def quiet(self):
+    def turn(self, servers, sides):
         """
-        Waits for others to be done: beside foreign load readers and servers share a core by chance, and the wake-up
-        across cores, which is what both rows are about, does not happen. Gives up after --patience in all.
+        One run of each side, on a machine where nobody else does much: beside foreign load readers and servers share a
+        core by chance, and the wake-up across cores, which is what these rows are about, does not happen. Tries for
+        --patience seconds in all.
         """
-        started = time.monotonic()
-        while self.busy() > 0.12:
-            if self.waited + time.monotonic() - started > self.options.patience:
-                self.noisy = True
-                break
-        self.waited += time.monotonic() - started
-
-    def round(self, sides):
-        """One turn of each side, all of them on a machine that was quiet before and after."""
-        for _ in range(5):
-            self.quiet()
-            turn = {side: run() for side, run in sides.items()}
-            if self.noisy or self.busy() <= 0.12:
-                break
-        return turn
+        while True:
+            started = time.monotonic()
+            if self.foreign(servers, lambda: time.sleep(0.1))[1] <= FOREIGN or self.waited > self.options.patience:
+                found, noise = self.foreign(servers, lambda: {side: run() for side, run in sides.items()})
+                if noise <= FOREIGN:
+                    return found
+                if self.waited > self.options.patience:
+                    self.noisy = True
+                    return found
+            self.waited += time.monotonic() - started
 
     def opener(self, path, readers, prefix=()):
         """One run of the readers; opener's JSON."""
@@ -117,12 +118,12 @@ class Bench:
 
     @contextlib.contextmanager
     def reference(self, *arguments):
-        """The reference server; the path of its file."""
+        """The reference server: the path of its file, its pid."""
         mount = pathlib.Path(tempfile.mkdtemp(prefix="ref-", dir=self.folder))
         server = subprocess.Popen([self.bench / "refserver", *arguments, mount], preexec_fn=die_with_parent)
         try:
             wait_until((mount / "secret").exists, 10, "reference server", server)
-            yield mount / "secret"
+            yield mount / "secret", server.pid
         finally:
             end(server)
             subprocess.run(["fusermount3", "-u", "-z", "-q", mount], check=False)
@@ -138,10 +139,11 @@ class Bench:
         }
         inside = [self.bin / "cloudtaser", "run", *sealed.options(), "--"]
         with (
-            Daemon(self.bin / "cloudtaserd", config, folder / "daemon"),
-            self.reference() as single,
-            self.reference("-m") as threaded,
+            Daemon(self.bin / "cloudtaserd", config, folder / "daemon") as daemon,
+            self.reference() as (single, single_pid),
+            self.reference("-m") as (threaded, threaded_pid),
         ):
+            servers = (daemon.pid, single_pid, threaded_pid)
             sides = {
                 "one": {
                     "ref": lambda: self.opener(single, 1),
@@ -157,7 +159,7 @@ class Bench:
             runs = {case: {side: [] for side in s} for case, s in sides.items()}
             for _ in range(self.options.rounds):
                 for case, s in sides.items():
-                    for side, took in self.round(s).items():
+                    for side, took in self.turn(servers, s).items():
                         runs[case][side].append(took)
         self.details["reads"] = runs
         one, four = runs["one"], runs["four"]
@@ -447,7 +449,7 @@ def main():
     parser.add_argument("--rounds", type=int, help="how often the sides take turns (default 9)")
     parser.add_argument("--seconds", type=float, help="length of one run of readers (default 1)")
     parser.add_argument("--idle-seconds", type=float, help="how long to watch the idle daemon (default 65)")
-    parser.add_argument("--patience", type=float, default=120, help="seconds to wait for a quiet machine (default 120)")
+    parser.add_argument("--patience", type=float, default=120, help="seconds to wait for a quiet machine (120)")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", metavar="FILE", help="write all that was measured; - prints it instead")
     parser.add_argument("--check", action="store_true", help="exit status 1 when a promise is not met")
