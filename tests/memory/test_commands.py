@@ -309,3 +309,32 @@ def helper_of(pid):
                 if parent(entry) == pid:
                     return int(entry)
     return None
+
+
+# --- TLS
+
+
+@MODES
+def test_secrets_of_a_tls_session(env, bao, token, build, cloudtaserd, scanner, tmp_path):
+    """What opens recorded traffic: the secrets of the session, as the other end writes them down."""
+    bao.put("mem/tls", {"password": text_canary().decode()})
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    log = tmp_path / "keys"
+    with Faulty(bao) as front:
+        front._tls.keylog_filename = str(log)
+        vault = {"address": front.address, "ca_file": front.ca_file, "token_file": bao.write_token(token)}
+        daemon = cloudtaserd(
+            {
+                "vaults": {"eu": {**vault, "refresh": "1s"}},
+                "mounts": [{"path": str(mount), "vault": "eu", "secrets": [{"path": "mem/tls"}]}],
+            },
+            env=env,
+        )
+        assert (mount / "mem/tls/password").read_bytes()
+        secrets = {}
+        for line in log.read_text().splitlines()[1:]:  # the first is a comment
+            name, _, secret = line.split()
+            secrets[f"{name} {len(secrets)}"] = bytes.fromhex(secret)
+        assert {name.split()[0] for name in secrets} >= {"CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"}
+        judge(scanner(secrets), scanner(secrets).scan(daemon.pid), ["CLIENT_TRAFFIC_SECRET_0"], env, "connected")
