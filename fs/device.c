@@ -20,6 +20,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/secmem.h"
+#include "fs/bounce.h"
 
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -36,8 +37,7 @@
 #include <time.h>
 
 enum {
-	MAX_IO = 128 * 1024,
-	BOUNCE_SIZE = MAX_IO + 4096,  /* a reply's header and the largest read */
+	MAX_IO = FS_BOUNCE_MAX,
 	REQUEST_SIZE = MAX_IO + 8192, /* what the kernel may hand over at once: it refuses smaller buffers */
 	SPIN_NS = 100 * 1000,
 	SLICE_NS = 100 * 1000 * 1000,
@@ -79,14 +79,23 @@ struct notice {
 	uint64_t ino;
 };
 
+/* What a thread needs is made before it starts: one that found itself without could tell nobody. */
+struct serving {
+	struct fs_server *server;
+	struct secthread *thread;
+	uint8_t *bounce;
+	void *request; /* NULL: the notifier */
+};
+
 struct fs_server {
 	int epoll, stop_event;
+	bool shared; /* holds the shared bounce buffer */
 	unsigned n_threads;
-	struct secthread **thread;
+	struct serving *serving;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct fs_device *devices;
-	struct secthread *notifier;
+	struct serving notifier;
 	pthread_cond_t notice_came;
 	struct notice *notices, **notices_end;
 	uint64_t next_number;
@@ -102,74 +111,10 @@ static void libfuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
 	log_msg(level <= FUSE_LOG_ERR ? LOG_ERROR : LOG_DEBUG, "libfuse: %s", line);
 }
 
-/* The one place where plaintext leaves secret memory. */
-static pthread_key_t bounce_key;
-static pthread_once_t bounce_once = PTHREAD_ONCE_INIT;
-static __thread uint8_t *bounce;
-
-static void bounce_free(void *p)
-{
-	if (p)
-		munmap(p, BOUNCE_SIZE);
-	bounce = NULL;
-}
-
-static void bounce_init(void)
-{
-	fuse_set_log_func(libfuse_log);
-	(void)pthread_key_create(&bounce_key, bounce_free);
-}
-
-static uint8_t *bounce_get(void)
-{
-	if (bounce)
-		return bounce;
-	pthread_once(&bounce_once, bounce_init);
-	void *p = mmap(NULL, BOUNCE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		return NULL;
-	if (mlock(p, BOUNCE_SIZE) < 0 || madvise(p, BOUNCE_SIZE, MADV_DONTDUMP) < 0 ||
-	    madvise(p, BOUNCE_SIZE, MADV_DONTFORK) < 0) {
-		munmap(p, BOUNCE_SIZE);
-		return NULL;
-	}
-	bounce = p;
-	(void)pthread_setspecific(bounce_key, p);
-	return p;
-}
-
 static ssize_t device_writev(int fd, struct iovec *iov, int n, void *userdata)
 {
 	(void)userdata;
-	uint8_t *b = bounce_get();
-	size_t total = 0;
-	for (int i = 0; b && i < n; i++) {
-		if (iov[i].iov_len > BOUNCE_SIZE - total) {
-			b = NULL;
-			break;
-		}
-		if (iov[i].iov_len)
-			memcpy(b + total, iov[i].iov_base, iov[i].iov_len);
-		total += iov[i].iov_len;
-	}
-	if (!b) {
-		log_error("fuse: a reply of %zu bytes has no bounce buffer", total);
-		errno = ENOENT;
-		return -1;
-	}
-	ssize_t r;
-	do
-		r = write(fd, b, total);
-	while (r < 0 && errno == EINTR);
-	int why = errno;
-	mem_wipe(b, total);
-	if (r < 0) {
-		/* The reader was killed (ENOENT) or the mount is gone: to libfuse the one it is silent about. */
-		if (why != ENOENT && why != ENODEV && why != ECONNABORTED)
-			log_error("fuse: writing a reply: %s", strerror(why));
-		errno = ENOENT;
-	}
-	return r;
+	return fs_bounce_writev(fd, iov, n);
 }
 
 static ssize_t device_read(int fd, void *buf, size_t n, void *userdata)
@@ -375,11 +320,9 @@ static void long_slice(void)
 static void *serving_thread(void *arg)
 {
 	long_slice();
-	struct fs_server *s = arg;
-	/* Pages that are pinned while the kernel fills them: not the (secret) stack. Requests hold names, no values. */
-	void *mem = mmap(NULL, REQUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED || !bounce_get())
-		return s; /* fs_server_new looked before */
+	struct serving *me = arg;
+	struct fs_server *s = me->server;
+	fs_bounce_use(me->bounce);
 	while (!atomic_load(&s->stop)) {
 		struct epoll_event ev;
 		int n = epoll_wait(s->epoll, &ev, 1, -1);
@@ -388,10 +331,9 @@ static void *serving_thread(void *arg)
 		struct fs_device *d = enter(s, ev.data.u64);
 		if (!d)
 			continue;
-		serve(s, d, mem);
+		serve(s, d, me->request);
 		leave(s, d);
 	}
-	munmap(mem, REQUEST_SIZE);
 	return NULL;
 }
 
@@ -401,7 +343,9 @@ static void *serving_thread(void *arg)
  */
 static void *notifying_thread(void *arg)
 {
-	struct fs_server *s = arg;
+	struct serving *me = arg;
+	struct fs_server *s = me->server;
+	fs_bounce_use(me->bounce);
 	pthread_mutex_lock(&s->lock);
 	for (;;) {
 		while (!s->notices && !atomic_load(&s->stop))
@@ -443,6 +387,30 @@ void fs_device_drop_pages(struct fs_device *d, uint64_t ino)
 	pthread_cond_signal(&s->notice_came);
 }
 
+static int serving_start(struct fs_server *s, struct serving *t, bool notifier, struct err *e)
+{
+	t->server = s;
+	t->bounce = fs_bounce_new();
+	if (!t->bounce)
+		return err_set(e, ENOMEM, "cannot lock a reply buffer: raise RLIMIT_MEMLOCK (ulimit -l)");
+	if (notifier)
+		return secthread_start("fuse-notice", notifying_thread, t, 128 * 1024, &t->thread, e);
+	/* Pages that are pinned while the kernel fills them: not secret memory. Requests hold names, no values. */
+	void *p = mmap(NULL, REQUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return err_set(e, ENOMEM, "out of memory");
+	t->request = p;
+	return secthread_start("fuse", serving_thread, t, 0, &t->thread, e);
+}
+
+static void serving_end(struct serving *t)
+{
+	secthread_join(t->thread);
+	fs_bounce_free(t->bounce);
+	if (t->request)
+		munmap(t->request, REQUEST_SIZE);
+}
+
 int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 {
 	if (threads == 0) {
@@ -450,10 +418,10 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 		threads = n < 4 ? 1 : n > 8 ? 4 : (unsigned)n / 2;
 	}
 	struct fs_server *s = calloc(1, sizeof *s);
-	struct secthread **thread = calloc(threads, sizeof(struct secthread *));
-	if (!s || !thread) {
+	struct serving *serving = calloc(threads, sizeof *serving);
+	if (!s || !serving) {
 		free(s);
-		free(thread);
+		free(serving);
 		return err_set(e, ENOMEM, "out of memory");
 	}
 	pthread_mutex_init(&s->lock, NULL);
@@ -464,7 +432,7 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 	pthread_condattr_destroy(&ca);
 	pthread_cond_init(&s->notice_came, NULL);
 	s->notices_end = &s->notices;
-	s->thread = thread;
+	s->serving = serving;
 	s->next_number = 1;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	s->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -472,15 +440,16 @@ int fs_server_new(unsigned threads, struct fs_server **ret, struct err *e)
 	int r = 0;
 	if (s->epoll < 0 || s->stop_event < 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->stop_event, &ev) < 0)
 		r = err_sys(e, errno, "epoll");
-	if (r == 0 && !bounce_get())
-		r = err_set(e, ENOMEM, "cannot lock a reply buffer: raise RLIMIT_MEMLOCK (ulimit -l)");
-	while (r == 0 && s->n_threads < threads) {
-		r = secthread_start("fuse", serving_thread, s, 0, &s->thread[s->n_threads], e);
-		if (r == 0)
-			s->n_threads++;
+	fuse_set_log_func(libfuse_log);
+	if (r == 0) {
+		s->shared = fs_bounce_share() == 0;
+		if (!s->shared)
+			r = err_set(e, ENOMEM, "cannot lock a reply buffer: raise RLIMIT_MEMLOCK (ulimit -l)");
 	}
+	while (r == 0 && s->n_threads < threads)
+		r = serving_start(s, &s->serving[s->n_threads++], false, e);
 	if (r == 0)
-		r = secthread_start("fuse-notice", notifying_thread, s, 128 * 1024, &s->notifier, e);
+		r = serving_start(s, &s->notifier, true, e);
 	if (r < 0) {
 		fs_server_free(s);
 		return r;
@@ -498,11 +467,13 @@ void fs_server_free(struct fs_server *s)
 	if (s->stop_event >= 0)
 		(void)!write(s->stop_event, &one, sizeof one); /* never read: stays true for every thread */
 	for (unsigned i = 0; i < s->n_threads; i++)
-		secthread_join(s->thread[i]);
+		serving_end(&s->serving[i]);
 	pthread_mutex_lock(&s->lock);
 	pthread_cond_signal(&s->notice_came);
 	pthread_mutex_unlock(&s->lock);
-	secthread_join(s->notifier);
+	serving_end(&s->notifier);
+	if (s->shared)
+		fs_bounce_unshare();
 	if (s->epoll >= 0)
 		close(s->epoll);
 	if (s->stop_event >= 0)
@@ -510,7 +481,7 @@ void fs_server_free(struct fs_server *s)
 	pthread_cond_destroy(&s->changed);
 	pthread_cond_destroy(&s->notice_came);
 	pthread_mutex_destroy(&s->lock);
-	free(s->thread);
+	free(s->serving);
 	free(s);
 }
 

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The FUSE device: serving threads shared by all mounts, and the one place where plaintext leaves secret memory.
- *
- * writev(2) to /dev/fuse pins the pages it reads, which fails on secret memory (EFAULT, and the request is consumed); a
- * reply therefore passes through a bounce buffer, one a thread: locked, not in cores, not inherited, and wiped up to
- * what was written as soon as it was written.
+ * The FUSE device: serving threads shared by all mounts. Replies go through fs/bounce.h.
  *
  * Source: Documentation/filesystems/fuse/fuse-io.rst, libfuse fuse_lowlevel.h (fuse_session_custom_io).
  */
