@@ -30,7 +30,7 @@ struct call {
 	struct call *prev, *next; /* of m->calls */
 	enum call_op op;
 	unsigned tries;
-	bool arming, interrupted;
+	bool interrupted; /* while it was being armed */
 	fuse_ino_t ino;
 	struct fuse_file_info fi;
 	char *name;
@@ -50,6 +50,8 @@ struct fs_mount {
 /* Guards the lists of waiting calls and call.m: an unmount lets go of its calls, which the cache may still resume. */
 static pthread_mutex_t calls_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t calls_resumed = PTHREAD_COND_INITIALIZER;
+/* This thread is inside fuse_req_interrupt_func, which may call on_interrupt and uses the request afterwards. */
+static __thread bool arming;
 
 static struct fs_mount *mount_of(fuse_req_t req)
 {
@@ -181,7 +183,7 @@ static void list_remove(struct call *c) /* calls_lock held */
 static void on_interrupt(fuse_req_t req, void *data)
 {
 	struct call *c = data;
-	if (c->arming) { /* called from within fuse_req_interrupt_func, which still holds the request */
+	if (arming) {
 		c->interrupted = true;
 		return;
 	}
@@ -196,11 +198,11 @@ static void call_run(struct call *c)
 		reply_error(c->req, -EIO);
 	} else if (call_step(c) == -EINPROGRESS) {
 		count(&c->m->waits);
-		c->arming = true;
 		atomic_store(&c->waiting, c->req);
 		list_add(c);
+		arming = true;
 		fuse_req_interrupt_func(c->req, on_interrupt, c);
-		c->arming = false;
+		arming = false;
 		if (c->interrupted && atomic_exchange(&c->waiting, NULL))
 			(void)fuse_reply_err(c->req, EINTR);
 		pthread_mutex_unlock(&c->setup);
@@ -295,8 +297,15 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void op_access(fuse_req_t req, fuse_ino_t ino, int mask)
 {
-	int r = mask & R_OK ? may_node(req, FS_ACCESS_OPEN, ino) : 0;
-	(void)fuse_reply_err(req, r < 0 ? -r : mask & W_OK ? EROFS : 0);
+	struct fs_owner o;
+	int r = fs_tree_owner(mount_of(req)->tree, ino, &o);
+	if (r == 0 && mask & R_OK)
+		r = may(req, FS_ACCESS_OPEN, &o);
+	if (r == 0 && mask & X_OK && !(o.mode & 0111)) /* no file is a program; folders may be walked through */
+		r = -EACCES;
+	if (r == 0 && mask & W_OK)
+		r = -EROFS;
+	(void)fuse_reply_err(req, -r);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -477,10 +486,10 @@ void fs_mount_free(struct fs_mount *m)
 		return;
 	fs_device_stop(m->device);
 	pthread_mutex_lock(&calls_lock);
-	/* A call that is being resumed may begin to wait again: until there is neither. */
+	/* A call that is being resumed is the loop's until it is answered or waits again; then it is ours to end. */
 	while (m->calls || m->resuming) {
 		struct call *c = m->calls;
-		if (!c) {
+		if (m->resuming) {
 			pthread_cond_wait(&calls_resumed, &calls_lock);
 			continue;
 		}
