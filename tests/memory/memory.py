@@ -222,3 +222,11 @@ def files_of(pid):
             continue
     shown["fd"] = b"\0".join(links)
     return shown
+
+
+def traced(pid):
+    """Whether every thread has a tracer."""
+    return all(
+        "TracerPid:\t0\n" not in pathlib.Path(f"/proc/{pid}/task/{tid}/status").read_text()
+        for tid in os.listdir(f"/proc/{pid}/task")
+    )

@@ -16,7 +16,7 @@ import time
 
 import pytest
 from command import DEADLINE, Command
-from memory import files_of, forms, key_patterns, text_canary
+from memory import files_of, forms, key_patterns, text_canary, traced
 from peers.faulty import Faulty
 from peers.openbao import OpenBao
 
@@ -292,14 +292,6 @@ def comm(pid):
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
-
-
-def traced(pid):
-    """Whether every thread has a tracer."""
-    return all(
-        "TracerPid:\t0\n" not in pathlib.Path(f"/proc/{pid}/task/{tid}/status").read_text()
-        for tid in os.listdir(f"/proc/{pid}/task")
-    )
 
 
 def helper_of(pid):
