@@ -27,7 +27,7 @@ struct daemon_mount {
 	struct daemon_vault *vault;
 	bool own;	/* we mounted it, we unmount it */
 	bool configured; /* came by fs_daemon_apply */
-	bool gone;	/* the kernel has let go of it */
+	_Atomic bool gone; /* the kernel has let go of it: told without the lock, see mount_gone */
 };
 
 enum { FAILING_MAX = 64 };
