@@ -180,7 +180,13 @@ class OpenBao:
         self.start()
 
     def freeze(self):
+        """SIGSTOP, and waits until every thread has stopped."""
         self.process.send_signal(signal.SIGSTOP)
+        wait_until(self._stopped, 10, "stopped", self.process)
+
+    def _stopped(self):
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
+        return all(stat.read_text().rsplit(")", 1)[1].split()[0] == "T" for stat in tasks.glob("*/stat"))
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
