@@ -186,7 +186,10 @@ class OpenBao:
 
     def _stopped(self):
         tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
-        return all(stat.read_text().rsplit(")", 1)[1].split()[0] == "T" for stat in tasks.glob("*/stat"))
+        try:
+            return all(stat.read_text().rsplit(")", 1)[1].split()[0] == "T" for stat in tasks.glob("*/stat"))
+        except OSError:  # a thread ended meanwhile
+            return False
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
