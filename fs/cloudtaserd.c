@@ -72,7 +72,7 @@ static int exit_code(int r)
 	}
 }
 
-/* What sd_notify(3) does. Who does not listen does not matter. */
+/* What sd_notify(3) does. Who does not listen does not matter, and who listens and does not read is not waited for. */
 static void notify(const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
@@ -86,6 +86,7 @@ static void notify(const char *state)
 	cleanup_close int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return;
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){ .tv_sec = 1 }, sizeof(struct timeval));
 	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + (*path == '/'));
 	(void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to, len);
 }

@@ -160,8 +160,9 @@ void fs_daemon_free_vault(struct fs_daemon *d, struct daemon_vault *v)
 		return;
 	if (v->backend) {
 		if (d->cache)
-			vault_cache_drop(d->cache, v->backend);
-		vault_backend_close_sync(v->backend);
+			vault_cache_close(d->cache, v->backend);
+		else
+			vault_backend_close_sync(v->backend);
 	}
 	free(v->name);
 	free(v->settings);
@@ -204,15 +205,12 @@ int fs_daemon_add_vault(struct fs_daemon *d, const char *name, struct vault_back
 	return 0;
 }
 
-/* On a serving thread. */
+/* On a serving thread, so without the lock: who holds that may wait for the same thread to answer the kernel. */
 static void mount_gone(void *arg)
 {
 	struct daemon_mount *m = arg;
 	struct fs_daemon *d = m->daemon;
-	{
-		SCOPED_LOCK(&d->lock);
-		m->gone = true;
-	}
+	m->gone = true;
 	fs_daemon_wake(d);
 }
 

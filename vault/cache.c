@@ -176,6 +176,16 @@ struct vault_listing *vault_cache_peek_list(struct vault_cache *c, struct vault_
 	return e && e->value && now <= e->expires ? vault_listing_ref(e->listing) : NULL;
 }
 
+bool vault_cache_is_gone(struct vault_cache *c, struct vault_backend *b, const char *path, bool folder)
+{
+	enum cache_kind kind = folder ? CACHE_LISTING : CACHE_SECRET;
+	size_t len = strlen(path);
+	uint64_t hash = cache_hash(c, kind, b, path, len);
+	SCOPED_LOCK(&c->lock);
+	const struct cache_entry *e = cache_find(c, kind, b, path, len, hash);
+	return e && e->health == CACHE_GONE;
+}
+
 void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b)
 {
 	SCOPED_LOCK(&c->lock);
@@ -327,7 +337,7 @@ static void drop_on_loop(void *arg)
 	cache_garbage_free(garbage);
 }
 
-void vault_cache_drop(struct vault_cache *c, struct vault_backend *b)
+static void drop(struct vault_cache *c, struct vault_backend *b, bool close)
 {
 	pthread_mutex_lock(&c->lock);
 	struct cache_owner *o = cache_find_owner(c, b);
@@ -339,10 +349,12 @@ void vault_cache_drop(struct vault_cache *c, struct vault_backend *b)
 	if (o)
 		o->dropping = true;
 	pthread_mutex_unlock(&c->lock);
+	if (o)
+		call_loop(c->io, drop_on_loop, &(struct drop){ .c = c, .own = o });
+	if (close)
+		vault_backend_close_sync(b);
 	if (!o)
 		return;
-
-	call_loop(c->io, drop_on_loop, &(struct drop){ .c = c, .own = o });
 
 	pthread_mutex_lock(&c->lock);
 	while (o->fetching)
@@ -354,6 +366,16 @@ void vault_cache_drop(struct vault_cache *c, struct vault_backend *b)
 	free(o);
 	pthread_cond_broadcast(&c->settled);
 	pthread_mutex_unlock(&c->lock);
+}
+
+void vault_cache_drop(struct vault_cache *c, struct vault_backend *b)
+{
+	drop(c, b, false);
+}
+
+void vault_cache_close(struct vault_cache *c, struct vault_backend *b)
+{
+	drop(c, b, true);
 }
 
 void vault_cache_free(struct vault_cache *c)

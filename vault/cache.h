@@ -35,7 +35,8 @@ void vault_cache_free(struct vault_cache *c);
  * after wait_ms (-ETIMEDOUT). Negative: the answer is known to be that error, done is not called: what the vault said
  * (-ENOENT, -EACCES), why it could not be asked (vault/backend.h; -EAGAIN once an old value may not be served any
  * more), -ENOMEM, -ENAMETOOLONG, -ECANCELED while the backend is dropped. Errors are remembered for a moment (at most
- * 1 s) so that a storm of readers asks the vault once.
+ * 1 s) so that a storm of readers asks the vault once; so is -ETIMEDOUT, so that who had to queue for the question (the
+ * kernel sends one look-up of a name at a time) does not wait all over again.
  *
  * The same pointer as before means the same secret: an answer with equal version and fields keeps the old object. A
  * value that is there is answered at once, also while it is asked for again. max_stale_s below refresh_s (0: never
@@ -60,10 +61,14 @@ int must_use vault_cache_list(struct vault_cache *c, struct vault_backend *b, co
 /* What is cached now, without asking or waiting: a reference or NULL. */
 struct vault_secret *vault_cache_peek(struct vault_cache *c, struct vault_backend *b, const char *path);
 struct vault_listing *vault_cache_peek_list(struct vault_cache *c, struct vault_backend *b, const char *folder);
+/* Was the vault's last word that this secret (or folder) is not there? False also when it was never asked. */
+bool vault_cache_is_gone(struct vault_cache *c, struct vault_backend *b, const char *path, bool folder);
 
 /* Forgets every entry of a backend (before it is closed; its waiters get -ECANCELED). Waits for fetches in flight:
  * not from the loop. The backend may be used again afterwards. */
 void vault_cache_drop(struct vault_cache *c, struct vault_backend *b);
+/* The same, and closes the backend: what is in flight is cancelled, and a vault that says nothing not waited for. */
+void vault_cache_close(struct vault_cache *c, struct vault_backend *b);
 /* Asks again now for everything cached of a backend (all when NULL). */
 void vault_cache_refresh(struct vault_cache *c, struct vault_backend *b);
 

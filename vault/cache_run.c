@@ -189,6 +189,17 @@ static void arm(struct vault_cache *c, uint64_t now)
 	c->timer_at = c->timer ? at : UINT64_MAX;
 }
 
+/* For ERROR_MS the wait's end is the answer: who comes behind a waiter does not wait all over again. */
+static void remember_late(struct vault_cache *c, struct cache_entry *e, uint64_t now)
+{
+	struct err why;
+	if (e->err_until > now)
+		return;
+	err_set(&why, ETIMEDOUT, "vault %s has not answered about %s within %u ms", e->b->name, cache_label(e),
+		c->wait_ms);
+	remember(e, -ETIMEDOUT, why.msg, now + ERROR_MS);
+}
+
 /* A waiter may be told a little early, so that many are told at once. */
 static void take_late_waiters(struct vault_cache *c, uint64_t now, struct link *late)
 {
@@ -197,6 +208,7 @@ static void take_late_waiters(struct vault_cache *c, uint64_t now, struct link *
 		struct cache_waiter *w = LINK_OF(c->clock.next, struct cache_waiter, on_clock);
 		if (w->deadline > limit)
 			return;
+		remember_late(c, w->entry, now);
 		link_del(&w->on_clock);
 		link_del(&w->on_entry);
 		link_add_last(late, &w->on_clock);

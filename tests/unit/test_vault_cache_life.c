@@ -230,6 +230,10 @@ static void test_deadline(void)
 	advance(c, 1000);
 	await(&g[1]);
 	CHECK(g[1].r == -ETIMEDOUT);
+	/* Who comes right behind does not wait all over again; a second later somebody does. */
+	struct err e = ERR_INIT;
+	CHECK(vault_cache_get(c, &f.b, "a", &s, on_secret, &g[2], &e) == -ETIMEDOUT && strstr(e.msg, "within 2000 ms"));
+	advance(c, 1000);
 	CHECK(vault_cache_get(c, &f.b, "a", &s, on_secret, &g[2], NULL) == 0);
 	CHECK(asked(&f) == 1); /* still the same question */
 	answer_value(&f, "a", 1, "late");
