@@ -4,13 +4,12 @@
 Setup, call and teardown of a test have a deadline each (120 s, or @pytest.mark.deadline(seconds)). When it passes, the
 test fails where it stands: SIGALRM raises there. A test that waits in the kernel for a filesystem server cannot be
 reached by a signal handler; then, GRACE seconds later, a thread kills our programs, which ends the wait. If even that
-does not help, it prints every thread's stack and ends the run.
+does not help (one long call into C lets no Python run at all), every thread's stack is printed and the run ended.
 """
 
 import faulthandler
 import os
 import signal
-import sys
 import threading
 
 import pytest
@@ -20,6 +19,19 @@ from . import leftovers
 DEFAULT = 120
 GRACE = 10
 LAST = 30
+
+
+_stderr = 2
+
+
+def pytest_configure():
+    # pytest captures 2 while a test runs; here it is still the real one.
+    global _stderr
+    _stderr = os.dup(2)
+
+
+def _say(text):
+    os.write(_stderr, f"\n{text}\n".encode())
 
 
 class _Watch:
@@ -36,10 +48,12 @@ class _Watch:
         self.old = signal.signal(signal.SIGALRM, self._alarm)
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         self.thread.start()
+        faulthandler.dump_traceback_later(self.seconds + GRACE + LAST, exit=True, file=_stderr)
 
     def __exit__(self, *_):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self.old)
+        faulthandler.cancel_dump_traceback_later()
         self.done.set()
         self.thread.join()
 
@@ -50,15 +64,10 @@ class _Watch:
         if self.done.wait(self.seconds + GRACE):
             return
         for process in leftovers.processes():
-            os.write(sys.__stderr__.fileno(), f"\n{self.what}: hangs; killing {process}\n".encode())
+            _say(f"{self.what}: hangs; killing {process}")
             process.kill()
         for mount in leftovers.mounts():
             leftovers.unmount(mount)
-        if self.done.wait(LAST):
-            return
-        os.write(sys.__stderr__.fileno(), f"\n{self.what}: still hangs; giving up\n".encode())
-        faulthandler.dump_traceback(sys.__stderr__)
-        os._exit(3)
 
 
 # tryfirst makes these the outermost wrappers, so that fixtures count too.

@@ -41,9 +41,10 @@ def inner(tmp_path):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tests / name)
     shutil.copy(TESTS.parent / "pyproject.toml", tmp_path)
 
-    def run(text, ci="", allowed="", grace=10):
+    def run(text, ci="", allowed="", grace=10, last=30):
         (tests / "allowed-skips.txt").write_text(allowed)
-        source = textwrap.dedent(FUSE) + f"\nimport pytest, harness.deadline\nharness.deadline.GRACE = {grace}\n"
+        source = textwrap.dedent(FUSE) + "\nimport pytest, harness.deadline\n"
+        source += f"harness.deadline.GRACE, harness.deadline.LAST = {grace}, {last}\n"
         (tests / "test_inner.py").write_text(source + textwrap.dedent(text))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", tmp_path / "t"],
@@ -103,6 +104,22 @@ def test_a_wait_that_no_signal_reaches_is_ended(inner):
     assert status == 1
     assert "test_hangs (call): hangs; killing process" in said
     assert "1 failed, 1 passed" in said
+
+
+def test_a_call_that_lets_no_python_run_ends_the_run(inner):
+    status, said = inner(
+        """
+        import collections, itertools
+        @pytest.mark.deadline(1)
+        def test_thinks():
+            collections.deque(itertools.repeat(0, 10**12), maxlen=0)
+        """,
+        grace=1,
+        last=1,
+    )
+    assert status == 1
+    assert "Timeout (0:00:03)!" in said
+    assert "in test_thinks" in said
 
 
 def test_a_process_left_behind_is_an_error(inner):
