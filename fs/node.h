@@ -27,6 +27,7 @@ struct fs_dir {
 	char *secret;		  /* vault path "app/db"; NULL: none */
 	uint64_t listing_serial;  /* what the children were made from; 0: never */
 	uint64_t secret_id;
+	bool relist;		  /* the secret changed while the listing was not at hand: names may clash anew */
 	struct fs_node **kids;	  /* in order of appearance, gone ones among them */
 	size_t n_kids, cap_kids;
 };
@@ -43,6 +44,7 @@ struct fs_node {
 	bool pinned;	/* from the configuration: listings do not take it away */
 	bool optional;	/* hidden while the vault says that its secret is not there */
 	bool hidden;
+	bool asked;	/* optional: `hidden` is the vault's word, not a beginning */
 	bool mark;	/* while children are made anew */
 	struct fs_dir *dir; /* FS_DIR */
 	char *field;	    /* FS_FIELD: the raw name in the secret */

@@ -150,14 +150,18 @@ static int listing_get(struct fs_tree *t, const char *folder, struct fs_wait *w,
 	return as_reader_sees(r);
 }
 
-/* Makes the names of a directory known. Lock held. */
-static int dir_load(struct fs_tree *t, struct fs_node *dir, struct fs_wait *w)
+/*
+ * Makes the names of a directory known. One of two sources will do; *ret_missing is why the other one could not be had
+ * (0: all names are known). Lock held.
+ */
+static int dir_load(struct fs_tree *t, struct fs_node *dir, struct fs_wait *w, int *ret_missing)
 {
 	struct fs_dir *d = dir->dir;
 	struct vault_listing *l = NULL;
 	cleanup_secret struct vault_secret *s = NULL;
 	bool secret_gone = false;
 	int r = 0, r_list = 0;
+	*ret_missing = 0;
 	if (d->folder) {
 		r_list = listing_get(t, d->folder, w, &l);
 		if (r_list == -EINPROGRESS || r_list == -ENOMEM)
@@ -169,11 +173,14 @@ static int dir_load(struct fs_tree *t, struct fs_node *dir, struct fs_wait *w)
 	}
 	if (r != -EINPROGRESS && r != -ENOMEM) {
 		/* A folder that the vault does not know is empty; the vault knows folders only by what is in them. */
-		static const struct vault_listing nothing;
-		const struct vault_listing *now = l ? l : r_list == -ENOENT ? &nothing : NULL;
-		bool news = (now && now->serial != d->listing_serial) || (s && vault_secret_id(s) != d->secret_id) ||
-			    (secret_gone && d->secret_id);
+		const struct vault_listing *now = l ? l : r_list == -ENOENT ? &fs_no_names : NULL;
+		bool news = (now && (now->serial != d->listing_serial || d->relist)) ||
+			    (s && vault_secret_id(s) != d->secret_id) || (secret_gone && d->secret_id);
 		int rs = news ? fs_sync_dir(t, dir, now, s, secret_gone) : 0;
+		if (r < 0 && r != -ENOENT)
+			*ret_missing = r;
+		else if (r_list < 0 && r_list != -ENOENT)
+			*ret_missing = r_list;
 		if (rs < 0)
 			r = rs;
 		else if (r == 0 || (d->folder && (l || r_list == -ENOENT)))
@@ -242,12 +249,10 @@ static int optional_state(struct fs_tree *t, struct fs_node *n, struct fs_wait *
 		return 0;
 	cleanup_secret struct vault_secret *s = NULL;
 	int r = secret_get(t, n->dir->secret, w, &s);
-	if (r == 0)
-		n->hidden = false;
-	else if (r == -ENOENT)
-		n->hidden = true;
-	else if (r != -EINPROGRESS && !n->hidden)
-		r = 0; /* was there when the vault last answered */
+	if (r == 0 || r == -ENOENT)
+		n->hidden = r < 0;
+	if (r == 0 || r == -ENOENT || r == -EACCES)
+		n->asked = true;
 	return r;
 }
 
@@ -257,7 +262,10 @@ static int visible_child(struct fs_tree *t, struct fs_node *dir, const char *nam
 	struct fs_node *n = fs_node_child(t->nodes, dir, name);
 	if (!n || n->gone)
 		return -ENOENT;
-	int r = n->optional ? optional_state(t, n, w) : 0;
+	if (n->optional && n->asked)
+		fs_optional_follow(t, n);
+	/* One that was there is answered as it was, also while the vault cannot be asked. */
+	int r = n->optional && n->hidden ? optional_state(t, n, w) : 0;
 	if (r == 0)
 		*ret = n;
 	return r;
@@ -277,9 +285,12 @@ int fs_tree_lookup(struct fs_tree *t, uint64_t dir_id, const char *name, struct 
 	int r = visible_child(t, dir, name, w, &n);
 	struct fs_node *known = fs_node_child(t->nodes, dir, name);
 	if (r == -ENOENT && !(known && !known->gone && known->hidden)) {
-		r = dir_load(t, dir, w);
+		int missing = 0;
+		r = dir_load(t, dir, w, &missing);
 		if (r == 0)
 			r = visible_child(t, dir, name, w, &n);
+		if (r == -ENOENT && missing)
+			r = missing; /* it may be in what could not be had */
 	}
 	if (r < 0)
 		return r;
@@ -329,15 +340,22 @@ int fs_tree_opendir(struct fs_tree *t, uint64_t dir_id, struct fs_wait *w)
 		return -ENOTDIR;
 	fs_sync_cached(t, dir);
 	struct fs_dir *d = dir->dir;
-	bool known = (!d->folder || d->listing_serial) && (!d->secret || d->secret_id);
-	int r = known ? 0 : dir_load(t, dir, w);
+	bool listed = !d->folder || d->listing_serial || vault_cache_is_gone(t->cache, t->backend, d->folder, true);
+	bool known = listed && (!d->secret || d->secret_id);
+	int missing, r = known ? 0 : dir_load(t, dir, w, &missing);
 	/* A secret of a tree that is listed and has no readable version is an empty directory. */
 	if (r == -ENOENT && !dir->pinned)
 		r = 0;
-	for (size_t i = 0; r == 0 && i < d->n_kids; i++) {
-		if (!d->kids[i]->optional || d->kids[i]->gone)
+	/* From the end: they are fetched in the order of the configuration, so the first wait is mostly the only one. */
+	for (size_t i = d->n_kids; r == 0 && i-- > 0;) {
+		struct fs_node *kid = d->kids[i];
+		if (!kid->optional || kid->gone)
 			continue;
-		r = optional_state(t, d->kids[i], w);
+		if (kid->asked) {
+			fs_optional_follow(t, kid);
+			continue;
+		}
+		r = optional_state(t, kid, w);
 		if (r == -ENOENT || r == -EIO || r == -EACCES)
 			r = 0; /* not shown */
 	}
@@ -426,8 +444,14 @@ int fs_tree_open(struct fs_tree *t, uint64_t id, struct fs_wait *w, struct fs_ha
 		r = secret_get(t, dir->dir->secret, w, &s);
 		if (r < 0)
 			return r;
-		if (vault_secret_id(s) != dir->dir->secret_id && fs_sync_dir(t, dir, NULL, s, false) < 0)
-			return -ENOMEM;
+		if (vault_secret_id(s) != dir->dir->secret_id) {
+			struct vault_listing *l =
+				dir->dir->folder ? vault_cache_peek_list(t->cache, t->backend, dir->dir->folder) : NULL;
+			r = fs_sync_dir(t, dir, l, s, false);
+			vault_listing_unref(l);
+			if (r < 0)
+				return r;
+		}
 		if (n->gone)
 			return -ENOENT;
 		h = calloc(1, sizeof *h);
@@ -475,6 +499,7 @@ void fs_tree_close_all(struct fs_tree *t)
 	{
 		SCOPED_LOCK(&t->lock);
 		n = fs_nodes_count(t->nodes);
+		t->left = true;
 	}
 	for (uint64_t id = 1; id <= n; id++) {
 		struct fs_node *node;
@@ -484,99 +509,6 @@ void fs_tree_close_all(struct fs_tree *t)
 		}
 		while (node->handles)
 			fs_tree_close(t, node->handles);
-	}
-}
-
-/* Background look at what the mount shows: singly named secrets are fetched, trees listed to the bottom. */
-static void prefetch_folder(struct fs_tree *t, const char *folder);
-
-static void prefetch_done(struct fs_tree *t, const char *path, int r, const struct err *e)
-{
-	if (r < 0 && r != -ECANCELED) {
-		SCOPED_LOCK(&t->lock);
-		fs_problem_set(t, path, err_msg(e, r));
-	}
-	fs_tree_unref(t);
-}
-
-struct prefetch {
-	struct fs_tree *t;
-	bool optional;
-	char path[];
-};
-
-static struct prefetch *prefetch_new(struct fs_tree *t, const char *path, bool optional)
-{
-	size_t n = strlen(path) + 1;
-	struct prefetch *p = malloc(sizeof *p + n);
-	if (!p)
-		return NULL;
-	p->t = t;
-	p->optional = optional;
-	memcpy(p->path, path, n);
-	pthread_mutex_lock(&t->lock);
-	t->refs++;
-	pthread_mutex_unlock(&t->lock);
-	return p;
-}
-
-static void prefetched_secret(void *arg, int r, struct vault_secret *s, const struct err *e)
-{
-	cleanup_free struct prefetch *p = arg;
-	(void)s;
-	prefetch_done(p->t, p->path, r == -ENOENT && p->optional ? 0 : r, e);
-}
-
-static void prefetched_folder(void *arg, int r, struct vault_listing *l, const struct err *e)
-{
-	cleanup_free struct prefetch *p = arg;
-	for (size_t i = 0; r == 0 && i < l->names.n; i++) {
-		const char *name = l->names.name[i];
-		size_t len = strlen(name);
-		cleanup_free char *sub = NULL;
-		if (len && name[len - 1] == '/' && asprintf(&sub, "%s%s", p->path, name) >= 0 && strlen(sub) < VAULT_PATH_MAX)
-			prefetch_folder(p->t, sub);
-	}
-	prefetch_done(p->t, p->path, r == -ENOENT ? 0 : r, e); /* an empty vault is no problem */
-}
-
-static void prefetch_folder(struct fs_tree *t, const char *folder)
-{
-	struct prefetch *p = prefetch_new(t, folder, true);
-	if (!p)
-		return;
-	struct vault_listing *l = NULL;
-	struct err e = ERR_INIT;
-	int r = vault_cache_list(t->cache, t->backend, folder, &l, prefetched_folder, p, &e);
-	if (r == 0)
-		return;
-	prefetched_folder(p, r > 0 ? 0 : r, l, &e);
-	if (l)
-		vault_listing_unref(l);
-}
-
-static void prefetch_secret(struct fs_tree *t, const char *path, bool optional)
-{
-	struct prefetch *p = prefetch_new(t, path, optional);
-	if (!p)
-		return;
-	cleanup_secret struct vault_secret *s = NULL;
-	struct err e = ERR_INIT;
-	int r = vault_cache_get(t->cache, t->backend, path, &s, prefetched_secret, p, &e);
-	if (r != 0)
-		prefetched_secret(p, r > 0 ? 0 : r, s, &e);
-}
-
-void fs_tree_prefetch(struct fs_tree *t)
-{
-	const struct config_mount *m = t->m;
-	if (m->n_secrets == 0)
-		prefetch_folder(t, "");
-	for (size_t i = 0; i < m->n_secrets; i++) {
-		if (m->secrets[i].tree)
-			prefetch_folder(t, m->secrets[i].path);
-		else
-			prefetch_secret(t, m->secrets[i].path, m->secrets[i].optional);
 	}
 }
 

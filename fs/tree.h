@@ -68,7 +68,8 @@ struct fs_handle {
 };
 int must_use fs_tree_open(struct fs_tree *t, uint64_t id, struct fs_wait *w, struct fs_handle **ret);
 void fs_tree_close(struct fs_tree *t, struct fs_handle *h);
-void fs_tree_close_all(struct fs_tree *t); /* what the kernel will send no RELEASE for any more */
+/* At the end of the mount: closes what the kernel will send no RELEASE for any more, and asks for nothing more. */
+void fs_tree_close_all(struct fs_tree *t);
 
 /* What the access rules need of a node. -ENOENT. For a handle no lock is taken. */
 struct fs_owner {

@@ -20,6 +20,7 @@ struct fs_problem {
 struct fs_tree {
 	pthread_mutex_t lock;
 	unsigned refs; /* the owner's, and one for each wait */
+	bool left;     /* unmounted: nothing more is asked for in the background */
 	struct config_mount *m;
 	struct vault_cache *cache;
 	struct vault_backend *backend;
@@ -42,9 +43,14 @@ int fs_sync_dir(struct fs_tree *t, struct fs_node *dir, const struct vault_listi
 		bool secret_gone);
 /* Follows what is cached, without asking the vault. */
 void fs_sync_cached(struct fs_tree *t, struct fs_node *dir);
+/* What the vault lists of a folder that it does not know: nothing. */
+extern const struct vault_listing fs_no_names;
 /* Brings size and time of a file up to the version s. */
 void fs_sync_size(struct fs_tree *t, struct fs_node *n, struct vault_secret *s);
 bool fs_node_is_binary(const struct fs_node *n);
+
+/* What is known of an optional secret that was asked for before, without waiting; it is asked for again beside that. */
+void fs_optional_follow(struct fs_tree *t, struct fs_node *n);
 
 void fs_problem_set(struct fs_tree *t, const char *path, const char *message); /* logs when it is news */
 void fs_problem_clear(struct fs_tree *t, const char *path);

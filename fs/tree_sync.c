@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const struct vault_listing fs_no_names = { .serial = 0 };
+
 bool fs_node_is_binary(const struct fs_node *n)
 {
 	const struct config_secret *rule = n->rule;
@@ -30,26 +32,25 @@ void fs_sync_size(struct fs_tree *t, struct fs_node *n, struct vault_secret *s)
 		return;
 	struct secbuf *own = NULL;
 	struct err e = ERR_INIT;
-	uint64_t size = 0;
+	int r = 0;
+	const struct vault_field *f = NULL;
 	if (n->kind == FS_FIELD) {
-		const struct vault_field *f = vault_secret_find(s, n->field, n->field_len);
+		f = vault_secret_find(s, n->field, n->field_len);
 		if (!f)
 			return; /* gone with this version; what is open keeps its size */
-		if (!fs_node_is_binary(n))
-			size = f->len;
-		else if (fs_view_base64(f, &own, &e) == 0)
-			size = secbuf_len(own);
-		else
-			fs_problem_set(t, n->parent->dir->secret, e.msg);
+		if (fs_node_is_binary(n))
+			r = fs_view_base64(f, &own, &e);
 	} else if (n->kind == FS_JSON) {
-		if (fs_view_json(s, &own, &e) == 0)
-			size = secbuf_len(own);
+		r = fs_view_json(s, &own, &e);
 	} else {
-		if (fs_view_version(s, &own, &e) == 0)
-			size = secbuf_len(own);
+		r = fs_view_version(s, &own, &e);
 	}
+	if (r == -ENOMEM)
+		return; /* an empty file is not what there is: the next look tries again */
+	if (r < 0 && f)
+		fs_problem_set(t, n->parent->dir->secret, e.msg);
+	n->size = own ? secbuf_len(own) : f && r == 0 ? f->len : 0;
 	secbuf_free(own);
-	n->size = size;
 	n->size_id = vault_secret_id(s);
 	n->mtime = vault_secret_created(s);
 }
@@ -83,7 +84,7 @@ static const char *field_name(const struct config_secret *rule, const struct vau
 static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secret *s)
 {
 	char shown[FS_NAME_MAX + 1];
-	size_t refused = 0, matched = 0;
+	size_t refused = 0, covered = 0, matched = 0;
 	for (size_t i = 0; i < vault_secret_count(s); i++) {
 		const struct vault_field *f = vault_secret_at(s, i);
 		size_t len;
@@ -95,7 +96,12 @@ static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secr
 			refused++;
 			continue;
 		}
-		struct fs_node *n = fs_node_add(t->nodes, dir, shown, FS_FIELD);
+		struct fs_node *n = fs_node_child(t->nodes, dir, shown);
+		if (n && n->pinned) {
+			covered++; /* the configuration's word goes before the vault's */
+			continue;
+		}
+		n = fs_node_add(t->nodes, dir, shown, FS_FIELD);
 		if (!n)
 			return -ENOMEM;
 		n->mark = true;
@@ -129,6 +135,11 @@ static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secr
 			       "%zu field(s) are not shown: a name is empty or, escaped, longer than 255 bytes (they are in .json)",
 			       refused);
 		fs_problem_set(t, dir->dir->secret, text);
+	} else if (covered) {
+		(void)snprintf(text, sizeof text,
+			       "%zu field(s) are not shown: the configuration has something else of their name (they are in .json)",
+			       covered);
+		fs_problem_set(t, dir->dir->secret, text);
 	} else if (dir->rule && matched < dir->rule->n_fields) {
 		(void)snprintf(text, sizeof text, "%zu of the %zu fields that the configuration names are not in the secret",
 			       dir->rule->n_fields - matched, dir->rule->n_fields);
@@ -137,6 +148,23 @@ static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secr
 		fs_problem_clear(t, dir->dir->secret);
 	}
 	return 0;
+}
+
+/* A child that is no secret any more, or no folder: what came from there goes with it. */
+static void drop_lost(struct fs_node *n)
+{
+	struct fs_dir *d = n->dir;
+	if ((d->secret || !d->secret_id) && (d->folder || !d->listing_serial))
+		return;
+	for (size_t i = 0; i < d->n_kids; i++) {
+		struct fs_node *kid = d->kids[i];
+		if (!kid->pinned && !(kid->kind == FS_DIR ? d->folder : d->secret))
+			kid->gone = true;
+	}
+	if (!d->secret)
+		d->secret_id = 0;
+	if (!d->folder)
+		d->listing_serial = 0;
 }
 
 static int sync_listing(struct fs_tree *t, struct fs_node *dir, const struct vault_listing *l)
@@ -219,9 +247,12 @@ int fs_sync_dir(struct fs_tree *t, struct fs_node *dir, const struct vault_listi
 		struct fs_node *n = d->kids[i];
 		if (!n->pinned && !n->mark)
 			n->gone = true;
+		else if (l && !n->pinned && n->kind == FS_DIR)
+			drop_lost(n);
 	}
 	if (l)
 		d->listing_serial = l->serial;
+	d->relist = !l && d->folder;
 	if (s)
 		d->secret_id = vault_secret_id(s);
 	else if (secret_gone)
@@ -232,16 +263,20 @@ int fs_sync_dir(struct fs_tree *t, struct fs_node *dir, const struct vault_listi
 void fs_sync_cached(struct fs_tree *t, struct fs_node *dir)
 {
 	struct fs_dir *d = dir->dir;
-	struct vault_listing *l = d->folder ? vault_cache_peek_list(t->cache, t->backend, d->folder) : NULL;
+	struct vault_listing *listing = d->folder ? vault_cache_peek_list(t->cache, t->backend, d->folder) : NULL;
 	struct vault_secret *s = d->secret ? vault_cache_peek(t->cache, t->backend, d->secret) : NULL;
-	bool news = (l && l->serial != d->listing_serial) || (s && vault_secret_id(s) != d->secret_id);
+	const struct vault_listing *l = listing;
+	if (!l && d->listing_serial && vault_cache_is_gone(t->cache, t->backend, d->folder, true))
+		l = &fs_no_names;
+	bool secret_gone = !s && d->secret_id && d->secret && vault_cache_is_gone(t->cache, t->backend, d->secret, false);
+	bool news = (l && (l->serial != d->listing_serial || d->relist)) || (s && vault_secret_id(s) != d->secret_id) ||
+		    secret_gone;
 	/* A child is not named before it is known whether a field has its name. */
 	if (d->folder && d->secret && !s && !d->secret_id)
 		news = false;
-	if (news)
-		(void)fs_sync_dir(t, dir, l, s, false); /* out of memory: the old names stay, the next look tries again */
-	if (l)
-		vault_listing_unref(l);
+	if (news) /* out of memory: the old names stay, the next look tries again */
+		(void)fs_sync_dir(t, dir, l, s, secret_gone);
+	vault_listing_unref(listing);
 	vault_secret_unref(s);
 }
 
