@@ -111,9 +111,18 @@ static void libfuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
 	log_msg(level <= FUSE_LOG_ERR ? LOG_ERROR : LOG_DEBUG, "libfuse: %s", line);
 }
 
+/* This thread is answering INIT. */
+static __thread bool answers_init;
+
 static ssize_t device_writev(int fd, struct iovec *iov, int n, void *userdata)
 {
 	(void)userdata;
+	/*
+	 * libfuse before 3.17 does not pass this on, whatever it was asked for: the kernel then sends one look-up of a
+	 * directory at a time, and who waits for the vault holds up everybody else there, in a wait that no signal ends.
+	 */
+	if (answers_init && n == 2 && iov[1].iov_len >= offsetof(struct fuse_init_out, max_background))
+		((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_PARALLEL_DIROPS;
 	return fs_bounce_writev(fd, iov, n);
 }
 
@@ -214,7 +223,9 @@ static void process(struct fs_server *s, struct fs_device *d, void *mem, size_t 
 	const struct fuse_in_header *in = mem;
 	uint32_t opcode = n >= sizeof *in ? in->opcode : 0;
 	struct fuse_buf buf = { .mem = mem, .size = n, .fd = -1 };
+	answers_init = opcode == FUSE_INIT;
 	fuse_session_process_buf(d->session, &buf);
+	answers_init = false;
 	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
 	spin_plan(d, opcode);
 	if (opcode == FUSE_INIT) {
