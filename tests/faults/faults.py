@@ -79,6 +79,14 @@ def ask(daemon, verb, **more):
         return json.loads(s.recv(65536))
 
 
+def reload(daemon):
+    """The verb; its answer, which comes when all is done."""
+    answer = ask(daemon, "reload")
+    daemon._wait_for(b"RELOADING=1", 1)
+    daemon._wait_for(b"READY=1", 1)
+    return answer
+
+
 def status(daemon):
     answer = ask(daemon, "status")
     assert answer["ok"], answer

@@ -21,6 +21,7 @@ from faults import (
     pread,
     read,
     reads,
+    reload,
     start_reader,
     status,
     value,
@@ -168,7 +169,7 @@ def test_umount_with_open_files(how, bao, site, build):
     logged(s.daemon, f"mount {s.mount}: is gone", 5)
     assert status(s.daemon)["mounts"] == []
     # It goes on: the same configuration brings the mount back.
-    assert ask(s.daemon, "reload")["ok"]
+    assert reload(s.daemon)["ok"]
     s.has(2)
 
 
@@ -276,7 +277,7 @@ def test_reload_with_a_bad_configuration(two):
     with two.watched("a") as watch, Held(two.path("b") / ONE, value(1, ONE)) as held:
         for n, (what, (config, sentence)) in enumerate(bad_configurations(two).items()):
             two.daemon.write_config(config)
-            answer = ask(two.daemon, "reload")
+            answer = reload(two.daemon)
             assert not answer["ok"], what
             assert sentence in answer["error"]["message"], (what, answer)
             watch.more(reads=50, looks=1)
@@ -325,6 +326,20 @@ def test_reload_leaves_other_mounts_alone(two):
         watch.more()
         fill(two.bao, 2)
         reads(two.path("a") / ONE, value(2, ONE))
+
+
+def test_a_supervisor_that_does_not_listen(two):
+    """Whoever is told READY=1 and does not read it cannot stop the daemon."""
+    for _ in range(16):  # more than such a socket's queue holds
+        began = time.monotonic()
+        if not ask(two.daemon, "reload")["ok"]:
+            raise AssertionError("no reload")
+        if time.monotonic() - began > 0.9:
+            break
+    else:
+        raise AssertionError("the queue was never full: this proves nothing")
+    assert time.monotonic() - began < 4
+    assert read(two.path("a") / ONE) == value(1, ONE)
 
 
 def test_the_mode_of_a_changed_mount(two):

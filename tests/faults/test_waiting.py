@@ -19,6 +19,7 @@ from faults import (
     read,
     reads,
     start_reader,
+    waits_in_a_call,
 )
 from peers.faulty import Faulty
 from peers.process import wait_until
@@ -64,6 +65,20 @@ def test_nobody_else_waits_meanwhile(front, bao, site):
         front.mode = Faulty.passing
         front.cut()
         watch.more(looks=1)
+
+
+def test_nobody_waits_for_another_name(front, bao, site):
+    """In one folder: a name that is known is answered while another one is waited for."""
+    s = site(bao, address=front.address, wait="20s", timeout="25s")
+    front.mode = Faulty.silent
+    process = start_reader("cat", s.never)
+    wait_until(lambda: front.asked_for(NEVER), 10, "the question to reach the vault")
+    others = [start_reader("cat", s.mount / NEVER / f"other{i}") for i in range(5)]
+    for other in others:
+        wait_until(lambda o=other: waits_in_a_call(o), 10, "another reader to wait")
+    # Each waits for itself, so each can be killed; the first one last.
+    for reader in [*others, process]:
+        goes_at_once(reader)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
