@@ -144,7 +144,7 @@ void fs_daemon_free_mount(struct daemon_mount *m)
 {
 	if (!m)
 		return;
-	if (m->own && !m->gone) {
+	if (m->own && !m->detached && !m->gone) {
 		struct err e = ERR_INIT;
 		if (fs_mountpoint_umount(m->conf->path, &e) < 0)
 			log_warn("%s", e.msg);
@@ -287,12 +287,14 @@ int fs_daemon_umount(struct fs_daemon *d, const char *path, struct err *e)
 {
 	SCOPED_LOCK(&d->lock);
 	for (struct daemon_mount *m = d->mounts; m; m = m->next) {
-		if (m->gone || strcmp(m->conf->path, path) != 0)
+		if (m->gone || m->detached || strcmp(m->conf->path, path) != 0)
 			continue;
 		if (!m->own)
 			return err_set(e, EBUSY, "%s belongs to a shell or command that runs; end that", path);
 		/* The kernel tells when the last open file is closed; until then the mount goes on being served. */
-		return fs_mountpoint_umount(path, e);
+		int r = fs_mountpoint_umount(path, e);
+		m->detached = r == 0;
+		return r;
 	}
 	return err_set(e, ENOENT, "nothing is mounted at %s by this daemon", path);
 }
@@ -332,9 +334,10 @@ static int run_reload(struct fs_daemon *d, struct err *e)
 {
 	if (!d->reload)
 		return err_set(e, ENOTSUP, "this daemon was started without a configuration file");
+	d->half_met = false;
 	int r = d->reload(d->reload_arg, e);
 	if (r < 0)
-		log_error("reload: nothing changed: %s", err_msg(e, r));
+		log_error("reload: %s%s", d->half_met ? "" : "nothing changed: ", err_msg(e, r));
 	else
 		log_info("reload: done");
 	return r;

@@ -45,7 +45,8 @@ size_t fs_daemon_mounts(const struct fs_daemon *d);
 
 /*
  * Makes vaults and mounts what the configuration says: unchanged mounts are not touched; a configuration that cannot be
- * met (a vault that does not open) changes nothing.
+ * met (a vault that does not open, a new mount point that is no good) changes nothing. Only a changed mount that cannot
+ * be mounted anew at its place is an error when the rest of the configuration holds already.
  */
 int must_use fs_daemon_apply(struct fs_daemon *d, const struct config *c, struct err *e);
 

@@ -42,7 +42,7 @@ static const struct config_mount *wanted(const struct config *c, const char *pat
 static struct daemon_mount *present(struct fs_daemon *d, const char *path)
 {
 	for (struct daemon_mount *m = d->mounts; m; m = m->next)
-		if (!m->gone && strcmp(m->conf->path, path) == 0)
+		if (!m->gone && !m->detached && strcmp(m->conf->path, path) == 0)
 			return m;
 	return NULL;
 }
@@ -88,6 +88,14 @@ static struct daemon_vault *vault_for(struct fs_daemon *d, struct daemon_vault *
 {
 	struct daemon_vault *v = by_name(fresh, name);
 	return v ? v : fs_daemon_find_vault(d, name);
+}
+
+static bool vault_stays(const struct config *c, struct daemon_vault *fresh, const struct daemon_vault *v)
+{
+	bool named = !v->settings; /* opened by a command, not by a configuration */
+	for (size_t i = 0; i < c->n_vaults; i++)
+		named |= strcmp(c->vaults[i].name, v->name) == 0;
+	return named && !by_name(fresh, v->name);
 }
 
 static bool unchanged(struct fs_daemon *d, struct daemon_vault *fresh, const struct daemon_mount *m,
@@ -169,15 +177,15 @@ int fs_daemon_apply(struct fs_daemon *d, const struct config *c, struct err *e)
 	/* From here on the new configuration holds; what does not want to follow is told and left out. */
 	for (struct daemon_mount *m = d->mounts, *next; m; m = next) {
 		next = m->next;
-		if (m->configured && !m->gone && !unchanged(d, fresh, m, wanted(c, m->conf->path)))
+		/* One that was taken away is served for those who have a file open, as long as its vault stays. */
+		bool stays = m->gone || m->detached ? vault_stays(c, fresh, m->vault) :
+						      unchanged(d, fresh, m, wanted(c, m->conf->path));
+		if (m->configured && !stays)
 			move_out(d, m, &old_mounts);
 	}
 	for (struct daemon_vault **p = &d->vaults; *p;) {
 		struct daemon_vault *v = *p;
-		bool named = false;
-		for (size_t i = 0; i < c->n_vaults; i++)
-			named |= strcmp(c->vaults[i].name, v->name) == 0;
-		if (v->settings && (!named || by_name(fresh, v->name))) {
+		if (!vault_stays(c, fresh, v)) {
 			*p = v->next;
 			v->next = old_vaults;
 			old_vaults = v;
@@ -203,6 +211,7 @@ int fs_daemon_apply(struct fs_daemon *d, const struct config *c, struct err *e)
 		int rm = fs_daemon_mount_locked(d, fs_daemon_find_vault(d, want->vault), want, NULL, &m, e);
 		if (rm < 0) {
 			log_error("%s", err_msg(e, rm));
+			d->half_met = true;
 			r = rm;
 		} else {
 			m->configured = true;

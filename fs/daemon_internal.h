@@ -27,6 +27,7 @@ struct daemon_mount {
 	struct daemon_vault *vault;
 	bool own;	/* we mounted it, we unmount it */
 	bool configured; /* came by fs_daemon_apply */
+	bool detached;	 /* its place is free; served until its last file is closed */
 	_Atomic bool gone; /* the kernel has let go of it: told without the lock, see mount_gone */
 };
 
@@ -48,6 +49,7 @@ struct fs_daemon {
 	int (*reload)(void *arg, struct err *e);
 	void *reload_arg;
 	/* A reload that the control socket asked for, carried out by fs_daemon_wait. */
+	bool half_met; /* the last configuration holds but for mounts that could not be mounted anew */
 	pthread_cond_t reloaded;
 	enum { RELOAD_NONE, RELOAD_ASKED, RELOAD_DONE } reload_state;
 	int reload_result;

@@ -297,15 +297,8 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void op_access(fuse_req_t req, fuse_ino_t ino, int mask)
 {
-	struct fs_owner o;
-	int r = fs_tree_owner(mount_of(req)->tree, ino, &o);
-	if (r == 0 && mask & R_OK)
-		r = may(req, FS_ACCESS_OPEN, &o);
-	if (r == 0 && mask & X_OK && !(o.mode & 0111)) /* no file is a program; folders may be walked through */
-		r = -EACCES;
-	if (r == 0 && mask & W_OK)
-		r = -EROFS;
-	(void)fuse_reply_err(req, -r);
+	int r = mask & R_OK ? may_node(req, FS_ACCESS_OPEN, ino) : 0;
+	(void)fuse_reply_err(req, r < 0 ? -r : mask & W_OK ? EROFS : 0);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
