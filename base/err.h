@@ -24,7 +24,9 @@ struct err {
 };
 
 #define ERR_INIT \
-	{ .code = 0, .msg = "" }
+	{ \
+		.code = 0, .msg = "" \
+	}
 
 /* Records errno value `code` (positive or negative) and the sentence; returns -|code|. */
 int err_set(struct err *e, int code, const char *fmt, ...) printf_like(3, 4);

@@ -84,8 +84,8 @@ static pthread_key_t cache_key;
 static uint64_t canary_key;
 
 static const uint16_t class_size[CLASSES] = {
-	16,  32,  48,  64,  80,	 96,   112,  128,  160,	 192,  224,  256,  320,	 384,  448,  512,
-	640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 0, 0, 0, 0,
+	16,  32,  48,  64,   80,   96,	 112,  128,  160,  192,	 224,  256,  320, 384, 448, 512,
+	640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 0,	  0,   0,   0,
 };
 static uint8_t class_table[SMALL_MAX / 16 + 1];
 
@@ -223,7 +223,9 @@ static uint32_t span_alloc(unsigned arena, unsigned n, enum page_kind kind)
 	}
 	pages_mark(seg, (unsigned)at, n, true);
 	uint32_t first = seg->first + (uint32_t)at;
-	pages[first] = (struct page){ .kind = (uint8_t)kind, .arena = (uint8_t)arena, .npages = n, .prev = NONE, .next = NONE };
+	pages[first] = (struct page){
+		.kind = (uint8_t)kind, .arena = (uint8_t)arena, .npages = n, .prev = NONE, .next = NONE
+	};
 	for (unsigned i = 1; i < n; i++)
 		pages[first + i] = (struct page){ .kind = (uint8_t)kind, .back = (uint8_t)i };
 	return first;
@@ -513,7 +515,8 @@ void *sec_calloc(size_t n, size_t m)
 	}
 	void *p = sec_malloc(total);
 	if (p && sec_base)
-		memset(p, 0, total < sizeof(void *) ? total : sizeof(void *)); /* free memory is zero but for its link */
+		memset(p, 0,
+		       total < sizeof(void *) ? total : sizeof(void *)); /* free memory is zero but for its link */
 	else if (p)
 		memset(p, 0, total);
 	return p;

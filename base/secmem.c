@@ -180,7 +180,8 @@ static int mode_from_environment(enum secmem_mode *mode, struct err *e)
 
 static int reserve(struct err *e)
 {
-	void *p = mmap(NULL, (size_t)SEC_SLOTS * SEC_SLOT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, (size_t)SEC_SLOTS * SEC_SLOT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		       0);
 	if (p == MAP_FAILED)
 		return err_sys(e, errno, "cannot reserve addresses for secret memory");
 	/* Whole slots, so that a slot is found by a shift; the range itself need not be aligned. */
@@ -211,13 +212,16 @@ static int choose_kind(enum secmem_mode mode, struct err *e)
 		return 0;
 	if (mode == SECMEM_REQUIRED) {
 		if (why)
-			return err_sys(e, ENOSYS,
-				       "secret memory is required and memfd_secret(2) is not available (%s): Linux 5.14 or "
-				       "newer is needed, and before 6.5 the kernel parameter secretmem.enable=1; or set "
-				       "secret_memory: preferred", strerror(why));
-		return err_set(e, ENOMEM,
-			       "secret memory cannot be mapped: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or grant "
-			       "CAP_IPC_LOCK");
+			return err_sys(
+				e, ENOSYS,
+				"secret memory is required and memfd_secret(2) is not available (%s): Linux 5.14 or "
+				"newer is needed, and before 6.5 the kernel parameter secretmem.enable=1; or set "
+				"secret_memory: preferred",
+				strerror(why));
+		return err_set(
+			e, ENOMEM,
+			"secret memory cannot be mapped: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or grant "
+			"CAP_IPC_LOCK");
 	}
 	if (try_kind(SECMEM_KIND_LOCKED) < 0)
 		return err_set(e, ENOMEM, "memory cannot be locked: raise RLIMIT_MEMLOCK (ulimit -l)");

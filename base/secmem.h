@@ -27,7 +27,7 @@
 enum secmem_mode {
 	SECMEM_REQUIRED,  /* refuse to start without memfd_secret: services */
 	SECMEM_PREFERRED, /* fall back to locked, guarded, undumpable memory with a warning: commands a person runs */
-	SECMEM_OFF,       /* ordinary heap. For tests alone, so that a memory scan can be seen to fail */
+	SECMEM_OFF,	  /* ordinary heap. For tests alone, so that a memory scan can be seen to fail */
 };
 
 enum secmem_kind {

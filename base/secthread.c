@@ -58,7 +58,8 @@ static int make_stack(struct secthread *t, size_t stack, pthread_attr_t *attr)
 	if (!t->stack)
 		return ENOMEM;
 	t->secret_end = t->stack + stack;
-	if (mmap(t->secret_end, TOP, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+	if (mmap(t->secret_end, TOP, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	    MAP_FAILED)
 		return errno;
 	return pthread_attr_setstack(attr, t->stack, t->size);
 }

@@ -18,7 +18,7 @@
 
 enum { FS_BOUNCE_MAX = 128 * 1024 }; /* bytes of data in one reply */
 
-uint8_t *fs_bounce_new(void); /* NULL: no memory that can be locked */
+uint8_t *fs_bounce_new(void);	 /* NULL: no memory that can be locked */
 void fs_bounce_free(uint8_t *b); /* NULL is fine */
 /* What this thread writes goes through this buffer of its own; the thread must end before it is freed. */
 void fs_bounce_use(uint8_t *b);

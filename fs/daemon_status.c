@@ -189,7 +189,8 @@ static int verb_reload(void *arg, const struct control_peer *peer, const struct 
 	until.tv_sec += 60;
 	while (d->reload_state != RELOAD_DONE) {
 		if (pthread_cond_timedwait(&d->reloaded, &d->lock, &until) == ETIMEDOUT)
-			return err_set(e, ETIMEDOUT, "the reload takes longer than a minute; the log tells how it ends");
+			return err_set(e, ETIMEDOUT,
+				       "the reload takes longer than a minute; the log tells how it ends");
 	}
 	d->reload_state = RELOAD_NONE;
 	if (d->reload_result < 0)

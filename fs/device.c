@@ -61,7 +61,7 @@ struct fs_device {
 	int fd;
 	bool fd_given; /* the session closes it */
 	/* guarded by server->lock */
-	unsigned busy; /* threads inside */
+	unsigned busy;	  /* threads inside */
 	unsigned notices; /* to the kernel, queued or being written */
 	bool stopping, inited, refused, dead;
 	_Atomic bool quit; /* for the serving loop */
@@ -260,7 +260,8 @@ static void serve_others(struct fs_server *s, void *mem)
 		if (!d)
 			continue;
 		int r = 1;
-		for (unsigned i = 0; i < OTHERS_RUN && r > 0 && !atomic_load_explicit(&d->quit, memory_order_relaxed); i++)
+		for (unsigned i = 0; i < OTHERS_RUN && r > 0 && !atomic_load_explicit(&d->quit, memory_order_relaxed);
+		     i++)
 			r = serve_one(s, d, mem);
 		if (r < 0)
 			died(s, d);
@@ -511,7 +512,8 @@ static int wait_for_init(struct fs_server *s, struct fs_device *d, struct err *e
 		if (d->dead)
 			return err_set(e, ENODEV, "the mount was taken away before it answered");
 		if (pthread_cond_timedwait(&s->changed, &s->lock, &until) == ETIMEDOUT)
-			return err_set(e, ETIMEDOUT, "the kernel did not begin to use the mount within %d s", INIT_WAIT_S);
+			return err_set(e, ETIMEDOUT, "the kernel did not begin to use the mount within %d s",
+				       INIT_WAIT_S);
 	}
 	if (d->refused)
 		return err_set(e, EPROTO, "libfuse and the kernel did not agree on a protocol; the log says more");

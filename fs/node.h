@@ -23,12 +23,12 @@ struct fs_handle;
 
 /* Where a directory's children come from. A path that is both secret and folder has both. */
 struct fs_dir {
-	char *folder;		  /* vault folder, "" or "app/"; NULL: none */
-	char *secret;		  /* vault path "app/db"; NULL: none */
-	uint64_t listing_serial;  /* what the children were made from; 0: never */
+	char *folder;		 /* vault folder, "" or "app/"; NULL: none */
+	char *secret;		 /* vault path "app/db"; NULL: none */
+	uint64_t listing_serial; /* what the children were made from; 0: never */
 	uint64_t secret_id;
-	bool relist;		  /* the secret changed while the listing was not at hand: names may clash anew */
-	struct fs_node **kids;	  /* in order of appearance, gone ones among them */
+	bool relist;	       /* the secret changed while the listing was not at hand: names may clash anew */
+	struct fs_node **kids; /* in order of appearance, gone ones among them */
 	size_t n_kids, cap_kids;
 };
 
@@ -41,11 +41,11 @@ struct fs_node {
 	uint32_t hash;
 	enum fs_kind kind : 8;
 	bool gone;
-	bool pinned;	/* from the configuration: listings do not take it away */
-	bool optional;	/* hidden while the vault says that its secret is not there */
+	bool pinned;   /* from the configuration: listings do not take it away */
+	bool optional; /* hidden while the vault says that its secret is not there */
 	bool hidden;
-	bool asked;	/* optional: `hidden` is the vault's word, not a beginning */
-	bool mark;	/* while children are made anew */
+	bool asked;	    /* optional: `hidden` is the vault's word, not a beginning */
+	bool mark;	    /* while children are made anew */
 	struct fs_dir *dir; /* FS_DIR */
 	char *field;	    /* FS_FIELD: the raw name in the secret */
 	size_t field_len;

@@ -184,7 +184,8 @@ static int dir_load(struct fs_tree *t, struct fs_node *dir, struct fs_wait *w, i
 		if (rs < 0)
 			r = rs;
 		else if (r == 0 || (d->folder && (l || r_list == -ENOENT)))
-			r = d->folder && !d->secret && r_list < 0 && r_list != -ENOENT ? r_list : 0; /* one source will do */
+			r = d->folder && !d->secret && r_list < 0 && r_list != -ENOENT ? r_list :
+											 0; /* one source will do */
 	}
 	if (l)
 		vault_listing_unref(l);
@@ -225,8 +226,9 @@ static void fill_stat(struct fs_tree *t, struct fs_node *n, struct stat *st)
 		st->st_mtime = st->st_ctime = st->st_atime = t->born;
 		return;
 	}
-	struct vault_secret *s =
-		n->parent->dir->secret ? vault_cache_peek(t->cache, t->backend, n->parent->dir->secret) : NULL;
+	struct vault_secret *s = n->parent->dir->secret ?
+					 vault_cache_peek(t->cache, t->backend, n->parent->dir->secret) :
+					 NULL;
 	if (s)
 		fs_sync_size(t, n, s);
 	vault_secret_unref(s);
@@ -445,8 +447,9 @@ int fs_tree_open(struct fs_tree *t, uint64_t id, struct fs_wait *w, struct fs_ha
 		if (r < 0)
 			return r;
 		if (vault_secret_id(s) != dir->dir->secret_id) {
-			struct vault_listing *l =
-				dir->dir->folder ? vault_cache_peek_list(t->cache, t->backend, dir->dir->folder) : NULL;
+			struct vault_listing *l = dir->dir->folder ? vault_cache_peek_list(t->cache, t->backend,
+											   dir->dir->folder) :
+								     NULL;
 			r = fs_sync_dir(t, dir, l, s, false);
 			vault_listing_unref(l);
 			if (r < 0)

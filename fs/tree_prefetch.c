@@ -60,7 +60,8 @@ static void prefetched_folder(void *arg, int r, struct vault_listing *l, const s
 		const char *name = l->names.name[i];
 		size_t len = strlen(name);
 		cleanup_free char *sub = NULL;
-		if (len && name[len - 1] == '/' && asprintf(&sub, "%s%s", p->path, name) >= 0 && strlen(sub) < VAULT_PATH_MAX)
+		if (len && name[len - 1] == '/' && asprintf(&sub, "%s%s", p->path, name) >= 0 &&
+		    strlen(sub) < VAULT_PATH_MAX)
 			prefetch_folder(p->t, sub, p->depth + 1);
 	}
 	prefetch_done(p->t, p->path, r == -ENOENT ? 0 : r, e); /* an empty vault is no problem */

@@ -73,7 +73,8 @@ static const char *field_name(const struct config_secret *rule, const struct vau
 		return f->name;
 	}
 	for (size_t i = 0; i < rule->n_fields; i++) {
-		if (strlen(rule->fields[i].from) == f->name_len && memcmp(rule->fields[i].from, f->name, f->name_len) == 0) {
+		if (strlen(rule->fields[i].from) == f->name_len &&
+		    memcmp(rule->fields[i].from, f->name, f->name_len) == 0) {
 			*ret_len = strlen(rule->fields[i].to);
 			return rule->fields[i].to;
 		}
@@ -132,16 +133,19 @@ static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secr
 	char text[160];
 	if (refused) {
 		(void)snprintf(text, sizeof text,
-			       "%zu field(s) are not shown: a name is empty or, escaped, longer than 255 bytes (they are in .json)",
+			       "%zu field(s) are not shown: a name is empty or, escaped, longer than 255 bytes (they "
+			       "are in .json)",
 			       refused);
 		fs_problem_set(t, dir->dir->secret, text);
 	} else if (covered) {
 		(void)snprintf(text, sizeof text,
-			       "%zu field(s) are not shown: the configuration has something else of their name (they are in .json)",
+			       "%zu field(s) are not shown: the configuration has something else of their name (they "
+			       "are in .json)",
 			       covered);
 		fs_problem_set(t, dir->dir->secret, text);
 	} else if (dir->rule && matched < dir->rule->n_fields) {
-		(void)snprintf(text, sizeof text, "%zu of the %zu fields that the configuration names are not in the secret",
+		(void)snprintf(text, sizeof text,
+			       "%zu of the %zu fields that the configuration names are not in the secret",
 			       dir->rule->n_fields - matched, dir->rule->n_fields);
 		fs_problem_set(t, dir->dir->secret, text);
 	} else {
@@ -217,7 +221,8 @@ static int sync_listing(struct fs_tree *t, struct fs_node *dir, const struct vau
 	}
 	if (refused) {
 		char text[160];
-		(void)snprintf(text, sizeof text, "%zu name(s) are not shown: empty or, escaped, longer than 255 bytes", refused);
+		(void)snprintf(text, sizeof text, "%zu name(s) are not shown: empty or, escaped, longer than 255 bytes",
+			       refused);
 		fs_problem_set(t, dir->dir->folder, text);
 	} else {
 		fs_problem_clear(t, dir->dir->folder);
@@ -268,7 +273,8 @@ void fs_sync_cached(struct fs_tree *t, struct fs_node *dir)
 	const struct vault_listing *l = listing;
 	if (!l && d->listing_serial && vault_cache_is_gone(t->cache, t->backend, d->folder, true))
 		l = &fs_no_names;
-	bool secret_gone = !s && d->secret_id && d->secret && vault_cache_is_gone(t->cache, t->backend, d->secret, false);
+	bool secret_gone = !s && d->secret_id && d->secret &&
+			   vault_cache_is_gone(t->cache, t->backend, d->secret, false);
 	bool news = (l && (l->serial != d->listing_serial || d->relist)) || (s && vault_secret_id(s) != d->secret_id) ||
 		    secret_gone;
 	/* A child is not named before it is known whether a field has its name. */
@@ -318,7 +324,8 @@ int fs_sync_config(struct fs_tree *t, struct err *e)
 		char **source = c->tree ? &n->dir->folder : &n->dir->secret;
 		if (*source)
 			return err_set(e, EINVAL, "two entries of the mount appear at %s", c->as ? c->as : c->path);
-		if (set_string(source, c->path, c->tree && c->path[0] && c->path[strlen(c->path) - 1] != '/' ? "/" : "") < 0)
+		if (set_string(source, c->path,
+			       c->tree && c->path[0] && c->path[strlen(c->path) - 1] != '/' ? "/" : "") < 0)
 			return err_set(e, ENOMEM, "out of memory");
 		/* A secret's rule goes before the rule of a tree at the same place. */
 		if (!n->rule || !c->tree)

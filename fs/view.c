@@ -22,7 +22,8 @@ int fs_view_json(const struct vault_secret *s, struct secbuf **ret, struct err *
 	errno = 0;
 	cleanup_json struct json *j = vault_secret_to_json(s);
 	if (!j && errno == EILSEQ)
-		return err_set(e, EILSEQ, "has a field whose name is not UTF-8: .json cannot hold it, the field's own file can");
+		return err_set(e, EILSEQ,
+			       "has a field whose name is not UTF-8: .json cannot hold it, the field's own file can");
 	size_t n = 0;
 	cleanup_sec char *text = j ? json_print(j, true, &n) : NULL;
 	if (!text)

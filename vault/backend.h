@@ -43,8 +43,8 @@ struct vault_backend_ops {
 	/* folder: "" for the top, otherwise "app/" */
 	void (*list)(struct vault_backend *b, const char *folder, vault_list_fn *done, void *arg);
 	/* Writes a new version. `cas`: VAULT_CAS_ANY, or the version that must be there (0: none). */
-	void (*put)(struct vault_backend *b, const char *path, struct vault_secret *s, uint32_t cas, vault_done_fn *done,
-		    void *arg);
+	void (*put)(struct vault_backend *b, const char *path, struct vault_secret *s, uint32_t cas,
+		    vault_done_fn *done, void *arg);
 	/* Removes all versions. */
 	void (*del)(struct vault_backend *b, const char *path, vault_done_fn *done, void *arg);
 	/*
@@ -96,8 +96,8 @@ int must_use vault_sealed_open(struct io *io, const struct vault_sealed_conf *co
 /* OpenBao and HashiCorp Vault, KV version 2, token login (vault/openbao.c). */
 struct vault_openbao_conf {
 	const char *name;
-	const char *address;   /* https://host:port */
-	const char *kv_mount;  /* NULL: "secret" */
+	const char *address;	/* https://host:port */
+	const char *kv_mount;	/* NULL: "secret" */
 	const char *namespace_; /* NULL: none (X-Vault-Namespace) */
 	const char *token_file; /* read again when the token stops working; NULL: the token below */
 	const char *token;	/* in secret memory, copied; NULL when token_file */

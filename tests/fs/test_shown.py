@@ -14,7 +14,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs to become other
 
 def read_as(uid, path, gid=None, groups=()):
     """The bytes, or the errno's name, of somebody else's read."""
-    who = [f"--reuid={uid}", f"--regid={gid or uid}", f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"]
+    who = [
+        f"--reuid={uid}",
+        f"--regid={gid or uid}",
+        f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
+    ]
     done = subprocess.run(["setpriv", *who, "--", "cat", str(path)], capture_output=True)
     return done.stdout if done.returncode == 0 else done.stderr.decode().strip().rsplit(": ", 1)[1]
 

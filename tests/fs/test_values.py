@@ -56,7 +56,10 @@ def test_names_that_do_not_fit_are_left_out_and_said(cloudtaserd, openbao, tmp_p
     openbao.put("long/one", {fits: "1", too_long: "2", escaped_too_long: "3", "%" * 85: "4"})
     where = tmp_path / "mount"
     where.mkdir()
-    config = {"vaults": {"bao": vault(openbao)}, "mounts": [{"path": str(where), "vault": "bao", "secrets": ["long/one"]}]}
+    config = {
+        "vaults": {"bao": vault(openbao)},
+        "mounts": [{"path": str(where), "vault": "bao", "secrets": ["long/one"]}],
+    }
     daemon = cloudtaserd(config)
     one = where / "long/one"
     assert sorted(os.listdir(one)) == sorted([fits, "%25" * 85, ".json", ".version"])

@@ -207,7 +207,8 @@ static void test_read_file(void)
 	struct err e = ERR_INIT;
 	char *s = NULL;
 	size_t n = 0;
-	CHECK(sec_read_file(path, 100, true, &s, &n, &e) == 0 && n == 8 && memcmp(s, "hunter2\n", 9) == 0 && sec_contains(s));
+	CHECK(sec_read_file(path, 100, true, &s, &n, &e) == 0 && n == 8 && memcmp(s, "hunter2\n", 9) == 0 &&
+	      sec_contains(s));
 	sec_free(s);
 	CHECK(sec_read_file(path, 7, true, &s, &n, &e) == -EMSGSIZE);
 	CHECK(fchmod(fd, 0640) == 0);

@@ -160,8 +160,13 @@ static const char *list(struct fs_tree *t, const char *path)
 
 static struct fs_tree *tree(struct config_secret *secrets, size_t n)
 {
-	struct config_mount m = { .path = (char *)"/m", .vault = (char *)"v", .mode = 0400, .uid = 7, .gid = 8,
-				  .secrets = secrets, .n_secrets = n };
+	struct config_mount m = { .path = (char *)"/m",
+				  .vault = (char *)"v",
+				  .mode = 0400,
+				  .uid = 7,
+				  .gid = 8,
+				  .secrets = secrets,
+				  .n_secrets = n };
 	for (size_t i = 0; i < n; i++) {
 		if (!secrets[i].uid)
 			secrets[i].uid = (uid_t)-1;
@@ -182,12 +187,13 @@ static void test_whole_vault(void)
 	struct stat st;
 	CHECK(reads(t, "app/db/password", "hunter2"));
 	CHECK(reads(t, "app/db/.version", "1\n"));
-	CHECK(reads(t, "app/db/user", "bob"));	   /* the field wins */
-	CHECK(reads(t, "app/db/user%/x", "y"));	   /* the child appears beside it */
+	CHECK(reads(t, "app/db/user", "bob"));	/* the field wins */
+	CHECK(reads(t, "app/db/user%/x", "y")); /* the child appears beside it */
 	CHECK(reads(t, "app/db/other/x", "z"));
 	CHECK(look(t, "app/nothing", &st) == -ENOENT);
 	CHECK(look(t, "app/db/password/x", &st) == -ENOTDIR);
-	CHECK(look(t, "app/db/password", &st) == 0 && st.st_size == 7 && st.st_mode == (S_IFREG | 0400) && st.st_uid == 7);
+	CHECK(look(t, "app/db/password", &st) == 0 && st.st_size == 7 && st.st_mode == (S_IFREG | 0400) &&
+	      st.st_uid == 7);
 	CHECK(look(t, "app", &st) == 0 && st.st_mode == (S_IFDIR | 0500) && st.st_gid == 8);
 	CHECK(strcmp(list(t, "app"), "db/ ") == 0);
 	CHECK(strcmp(list(t, "app/db"), "password user .json .version other/ user%/ ") == 0);
@@ -201,7 +207,12 @@ static void test_configured(void)
 	struct config_rename fields[] = { { (char *)"key", (char *)"tls.key" } };
 	char *binary[] = { (char *)"certificate", (char *)"bad" };
 	struct config_secret c[] = {
-		{ .path = (char *)"app/tls", .as = (char *)"tls/server", .fields = fields, .n_fields = 1, .mode = 0440, .uid = 5 },
+		{ .path = (char *)"app/tls",
+		  .as = (char *)"tls/server",
+		  .fields = fields,
+		  .n_fields = 1,
+		  .mode = 0440,
+		  .uid = 5 },
 		{ .path = (char *)"app/tls", .as = (char *)"bin", .binary = binary, .n_binary = 2 },
 		{ .path = (char *)"lib/", .tree = true, .as = (char *)"lib" },
 		{ .path = (char *)"not/there", .as = (char *)"optional", .optional = true },
@@ -212,7 +223,8 @@ static void test_configured(void)
 	struct stat st;
 	CHECK(reads(t, "tls/server/tls.key", "k"));
 	CHECK(look(t, "tls/server/key", &st) == -ENOENT);
-	CHECK(look(t, "tls/server/tls.key", &st) == 0 && st.st_mode == (S_IFREG | 0440) && st.st_uid == 5 && st.st_gid == 8);
+	CHECK(look(t, "tls/server/tls.key", &st) == 0 && st.st_mode == (S_IFREG | 0440) && st.st_uid == 5 &&
+	      st.st_gid == 8);
 	CHECK(look(t, "tls/server", &st) == 0 && st.st_mode == (S_IFDIR | 0550));
 	CHECK(reads(t, "bin/certificate", "hello"));
 	CHECK(look(t, "bin/certificate", &st) == 0 && st.st_size == 5);
@@ -264,10 +276,14 @@ static void test_awkward_names(void)
 	memset(longest, 'n', sizeof longest);
 	longest[299] = 0;
 	struct vault_field f[] = {
-		{ "..", 2, (const uint8_t *)"dots", 4 }, { "a/b", 3, (const uint8_t *)"slash", 5 },
-		{ "n\0l", 3, (const uint8_t *)"nul", 3 }, { "%2F", 3, (const uint8_t *)"percent", 7 },
-		{ ".json", 5, (const uint8_t *)"not a view", 10 }, { longest, 299, (const uint8_t *)"too long", 8 },
-		{ "empty", 5, (const uint8_t *)"", 0 }, { "\xc3\xa9", 2, (const uint8_t *)"unicode", 7 },
+		{ "..", 2, (const uint8_t *)"dots", 4 },
+		{ "a/b", 3, (const uint8_t *)"slash", 5 },
+		{ "n\0l", 3, (const uint8_t *)"nul", 3 },
+		{ "%2F", 3, (const uint8_t *)"percent", 7 },
+		{ ".json", 5, (const uint8_t *)"not a view", 10 },
+		{ longest, 299, (const uint8_t *)"too long", 8 },
+		{ "empty", 5, (const uint8_t *)"", 0 },
+		{ "\xc3\xa9", 2, (const uint8_t *)"unicode", 7 },
 	};
 	cleanup_secret struct vault_secret *s = NULL;
 	CHECK(vault_secret_new(f, 8, 0, 0, &s, &e) == 0);

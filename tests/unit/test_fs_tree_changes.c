@@ -292,7 +292,9 @@ static const char *list(struct fs_tree *t, const char *path)
 
 static struct fs_tree *tree(struct config_secret *c, size_t n)
 {
-	struct config_mount m = { .path = (char *)"/m", .vault = (char *)"v", .mode = 0400, .secrets = c, .n_secrets = n };
+	struct config_mount m = {
+		.path = (char *)"/m", .vault = (char *)"v", .mode = 0400, .secrets = c, .n_secrets = n
+	};
 	for (size_t i = 0; i < n; i++)
 		c[i].uid = c[i].gid = (uid_t)-1;
 	struct fs_tree *t;
