@@ -9,12 +9,12 @@
 #include <pthread.h>
 #include <time.h>
 
-enum { PROBLEMS_MAX = 64, PROBLEMS_SHOWN = 8 };
+enum { PROBLEMS_MAX = 64, PROBLEMS_SHOWN = 8, PROBLEM_LOG_S = 60 };
 
 struct fs_problem {
 	char *path; /* in the vault */
 	char *message;
-	time_t since;
+	time_t since, logged; /* 0: its log line was one too many */
 };
 
 struct fs_tree {
@@ -29,6 +29,7 @@ struct fs_tree {
 	size_t open;
 	struct fs_problem problem[PROBLEMS_MAX];
 	size_t n_problems;
+	time_t crowded; /* when the log was last told that there are more of them than are kept */
 };
 
 /* All with the lock held. */
@@ -52,7 +53,7 @@ bool fs_node_is_binary(const struct fs_node *n);
 /* What is known of an optional secret that was asked for before, without waiting; it is asked for again beside that. */
 void fs_optional_follow(struct fs_tree *t, struct fs_node *n);
 
-void fs_problem_set(struct fs_tree *t, const char *path, const char *message); /* logs when it is news */
+void fs_problem_set(struct fs_tree *t, const char *path, const char *message); /* logs when it is news, see there */
 void fs_problem_clear(struct fs_tree *t, const char *path);
 
 #endif

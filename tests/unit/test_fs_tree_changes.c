@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How a tree follows a vault that changes, is half there, or says nothing: over a vault of the test's own. */
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "fs/tree.h"
 #include "tests/unit/check.h"
 
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static struct io *io;
 static struct vault_cache *cache;
@@ -519,6 +521,45 @@ static void listed(void *arg, int r, struct vault_listing *l, const struct err *
 	pthread_cond_signal(&k->cond);
 }
 
+static size_t lines(int fd)
+{
+	char c;
+	size_t n = 0;
+	CHECK(lseek(fd, 0, SEEK_SET) == 0);
+	while (read(fd, &c, 1) == 1)
+		n += c == '\n';
+	return n;
+}
+
+static void test_failing_reads_do_not_fill_the_log(void)
+{
+	enum { N = 100 };
+	static char path[N][16];
+	struct config_secret c[N] = { 0 };
+	char name[] = "/tmp/ct-log-XXXXXX";
+	cleanup_close int fd = mkstemp(name);
+	CHECK(fd >= 0 && unlink(name) == 0);
+	log_init("test", LOG_INFO, LOG_TEXT, fd);
+	for (int i = 0; i < N; i++) {
+		(void)snprintf(path[i], sizeof path[i], "p%d", i);
+		c[i] = (struct config_secret){ .path = path[i] };
+	}
+	struct fs_tree *t = tree(c, N);
+	struct stat st;
+	get_error = -EAGAIN;
+	char file[32];
+	for (int i = 0; i < 5 * N; i++) {
+		(void)snprintf(file, sizeof file, "%s/x", path[i % N]);
+		CHECK(look(t, file, &st) == -EIO);
+	}
+	size_t n = lines(fd);
+	CHECK_MSG(n >= 64 && n <= 66, "%zu lines", n);
+	cleanup_json struct json *j = fs_tree_status(t);
+	CHECK(json_int(json_get(j, "n_problems"), 0) == 64);
+	clean(t);
+	log_init("test", LOG_INFO, LOG_TEXT, STDERR_FILENO);
+}
+
 static void test_deep_folders(void)
 {
 	static char deep[VAULT_PATH_MAX];
@@ -563,6 +604,7 @@ int main(void)
 	test_no_is_the_vaults_word_alone();
 	test_many_optional();
 	test_optional_beside_a_frozen_vault();
+	test_failing_reads_do_not_fill_the_log();
 	test_deep_folders();
 	vault_cache_free(cache);
 	io_free(io);
