@@ -175,6 +175,31 @@ def waiting_in(pipe):
     return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
+@pytest.mark.parametrize("what", ["put", "put --json", "get", "get -o json"])
+def test_nothing_is_left_at_the_end_of_a_command(what, bao, token, build, root, scanner, tmp_path):
+    """On stacks and heaps that were not wiped, say: kept from ending, when everything is done."""
+    value = text_canary(300)
+    patterns = {
+        **forms("value", value),
+        **forms("token", token.encode()),
+        **key_patterns("private key", bao.client_key),
+    }
+    argv = [build / "cloudtaser", *what.split(), "mem/end", "--token-file", bao.write_token(token)]
+    if what == "put":
+        argv += ["password=-"]
+    elif what == "get":
+        argv[2] += "/password"
+    if what.startswith("get"):
+        bao.put("mem/end", {"password": value.decode()})
+    given = json.dumps({"password": value.decode()}).encode() if "json" in what else value
+    file = tmp_path / "given"
+    file.write_bytes(given)
+    with open(file, "rb") as stdin, Command.held_at_its_end(argv, tmp_path, vault_env(bao), stdin=stdin) as command:
+        scanner(patterns).clean(command.pid, f"{what}, at its end")
+        assert command.let_go() == 0
+    assert bao.get("mem/end")["password"].encode() == value
+
+
 # --- run: the server of the mount, the session, the command
 
 SHOW = """

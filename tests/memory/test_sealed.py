@@ -243,6 +243,32 @@ def test_vault_init(build, scanner, tmp_path):
             midst.clean()
 
 
+@pytest.mark.parametrize("what", ["init", "put", "get", "get -o json", "wrong passphrase"])
+def test_nothing_is_left_at_the_end_of_a_command(what, build, vault, root, scanner, tmp_path):
+    """On stacks and heaps that were not wiped, say: kept from ending, when everything is done."""
+    patterns = vault.patterns()
+    how = ["--vault", f"file:{vault.file}", "--passphrase-file", vault.passphrase_file]
+    argv = [*what.split(), "app/db/password" if what == "get" else "app/db", *how]
+    if what == "init":
+        argv = ["vault", "init", "--file", tmp_path / "new", "--passphrase-file", vault.passphrase_file]
+        argv += ["--kdf-memory", 8, "--kdf-ops", 1]
+    elif what == "put":
+        given = tmp_path / "given"
+        given.write_bytes(vault.password)
+        argv += ["--patch", f"again=@{given}"]
+    elif what == "wrong passphrase":
+        wrong = text_canary()
+        patterns = forms("wrong passphrase", wrong)
+        file = Vault.private(tmp_path / "wrong", wrong, None)
+        argv = ["get", "app/db/password", "--vault", f"file:{vault.file}", "--passphrase-file", file]
+    argv = [build / "cloudtaser", *argv]
+    with Command.held_at_its_end(argv, tmp_path, stdout=subprocess.DEVNULL) as command:
+        if what == "init":
+            patterns.update(keys(tmp_path / "new", vault.passphrase))
+        scanner(patterns).clean(command.pid, f"{what}, at its end")
+        assert command.let_go() == (77 if what == "wrong passphrase" else 0)
+
+
 GDB_MUNMAP = """
 set pagination off
 set confirm off
