@@ -139,8 +139,10 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
 }
 
+/* From here on another thread may serve the device; the lock hands over what this one wrote in it. */
 static void arm(struct fs_server *s, struct fs_device *d)
 {
+	SCOPED_LOCK(&s->lock);
 	struct epoll_event ev = { .events = EPOLLIN | EPOLLONESHOT, .data.u64 = d->number };
 	(void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, d->fd, &ev);
 }
