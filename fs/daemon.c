@@ -144,7 +144,7 @@ void fs_daemon_free_mount(struct daemon_mount *m)
 {
 	if (!m)
 		return;
-	if (m->own && !m->detached && !m->gone) {
+	if (m->conf && m->own && !m->detached && !m->gone) {
 		struct err e = ERR_INIT;
 		if (fs_mountpoint_umount(m->conf->path, &e) < 0)
 			log_warn("%s", e.msg);

@@ -29,8 +29,8 @@ struct io *fs_daemon_io(struct fs_daemon *d);
 int must_use fs_daemon_add_vault(struct fs_daemon *d, const char *name, struct vault_backend *b, struct err *e);
 
 struct fs_mount_how {
-	int fuse_fd;	/* >= 0: /dev/fuse, mounted already by somebody else (shell, run): ours from here on */
-	pid_t tree;	/* != 0: only this process tree (fs/access.h) */
+	int fuse_fd; /* >= 0: /dev/fuse, mounted already by somebody else (shell, run): ours from here on */
+	pid_t tree;  /* != 0: only this process tree (fs/access.h) */
 };
 /*
  * Mounts one entry of a configuration (copied) and starts serving it: names that are configured singly are fetched and
@@ -61,8 +61,8 @@ struct json *fs_daemon_status(struct fs_daemon *d);
  * Serves the control socket at `path` (verbs: status, umount {path}, reload) until fs_daemon_free. `reload` is called
  * on the thread that runs fs_daemon_wait; NULL: the verb answers -ENOTSUP.
  */
-int must_use fs_daemon_control(struct fs_daemon *d, const char *path, int (*reload)(void *arg, struct err *e), void *arg,
-			       struct err *e);
+int must_use fs_daemon_control(struct fs_daemon *d, const char *path, int (*reload)(void *arg, struct err *e),
+			       void *arg, struct err *e);
 
 /*
  * Waits until SIGINT or SIGTERM (returns 0), until the last mount was taken away from outside (returns 1), or until

@@ -25,9 +25,9 @@ struct daemon_mount {
 	struct config_mount *conf;
 	struct fs_mount *mount;
 	struct daemon_vault *vault;
-	bool own;	/* we mounted it, we unmount it */
-	bool configured; /* came by fs_daemon_apply */
-	bool detached;	 /* its place is free; served until its last file is closed */
+	bool own;	   /* we mounted it, we unmount it */
+	bool configured;   /* came by fs_daemon_apply */
+	bool detached;	   /* its place is free; served until its last file is closed */
 	_Atomic bool gone; /* the kernel has let go of it: told without the lock, see mount_gone */
 };
 

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TRIES_MAX = 16 };
+enum { TRIES_MAX = 16, LISTING_MAX = 128 * 1024 };
 
 enum call_op { CALL_LOOKUP, CALL_OPENDIR, CALL_OPEN };
 
@@ -383,8 +383,8 @@ static int list_one(void *arg, const char *name, const struct stat *st, uint64_t
 static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
 	int r = may_node(req, FS_ACCESS_READDIR, ino);
-	if (size > 128 * 1024)
-		size = 128 * 1024;
+	if (size > LISTING_MAX)
+		size = LISTING_MAX;
 	struct listing l = { .req = req, .buf = r < 0 ? NULL : malloc(size), .size = size, .plus = plus };
 	if (r == 0 && !l.buf)
 		r = -ENOMEM;
