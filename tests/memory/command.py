@@ -30,6 +30,7 @@ class Command:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGKILL if self.held else signal.SIGTERM)
             try:
                 self.process.wait(20)

@@ -55,7 +55,7 @@ static pid_t stopped; /* by us; it goes on when we end, however that is */
 
 static struct pattern *patterns;
 static size_t n_patterns;
-static struct window **table; /* by the hash of a window's first 8 bytes */
+static struct window **table;		       /* by the hash of a window's first 8 bytes */
 static uint8_t filter[1 << (FILTER_BITS - 3)]; /* a bit a slot that is taken: stays in the processor's cache */
 
 struct mapping {
@@ -181,7 +181,8 @@ static void look(struct scan *s, const struct mapping *m, uint64_t at, size_t n)
 		if (!w || at + i + WINDOW <= s->reported_end)
 			continue;
 		size_t len = WINDOW;
-		while (i + len < n && w->offset + len < w->pattern->len && p[i + len] == w->pattern->bytes[w->offset + len])
+		while (i + len < n && w->offset + len < w->pattern->len &&
+		       p[i + len] == w->pattern->bytes[w->offset + len])
 			len++;
 		(void)printf("hit\t%s\t%u\t%zu\t%" PRIx64 "\t%" PRIx64 "-%" PRIx64 "\t%s\t%s\t%s\n", w->pattern->name,
 			     w->offset, len, at + i, m->start, m->end, m->perms, m->flags, m->name);

@@ -16,6 +16,7 @@ import subprocess
 import time
 
 import pytest
+from command import Command
 from memory import forms, text_canary
 from peers.process import end
 
@@ -159,6 +160,58 @@ def crash_of_another(limit, cores):
         assert time.monotonic() < deadline, "this machine writes no cores: the test proves nothing"
         time.sleep(0.02)
     return other.pid
+
+
+# --- other processes of the same user
+
+TRY = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def listing(): return os.listdir(f"/proc/{pid}/fd")
+def file(name): return lambda: open(f"/proc/{pid}/{name}", "rb").read(1)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0: raise OSError(ctypes.get_errno(), "")
+PIDFD_GETFD, PTRACE, PTRACE_ATTACH = 438, 101, 16
+ways = {
+    "fd": listing, "environ": file("environ"), "maps": file("maps"),
+    "mem": lambda: os.close(os.open(f"/proc/{pid}/mem", 0)),
+    "pidfd_getfd": lambda: call(PIDFD_GETFD, os.pidfd_open(pid), 0, 0),
+    "ptrace": lambda: call(PTRACE, PTRACE_ATTACH, pid, 0, 0),
+}
+for name, way in ways.items():
+    try:
+        way()
+        print(name)
+    except PermissionError:
+        pass
+"""
+
+
+def test_another_process_of_the_same_user_does_not_get_in(user, build, cloudtaser, root, tmp_path):
+    """Undumpable: what a user's own programs may do to each other, they may not do to ours."""
+    passphrase = user.home / "passphrase"
+    passphrase.touch(mode=0o600)
+    passphrase.write_bytes(text_canary())
+    user.own(passphrase)
+    mount = user.home / "mount"
+    mount.mkdir()
+    user.own(mount)
+    how = ("--vault", f"file:{user.home / 'vault'}", "--passphrase-file", passphrase)
+    made = cloudtaser("vault", "init", *how, "--kdf-memory", 8, "--kdf-ops", 1, user=user)
+    assert made.returncode == 0, made.stderr
+
+    def ways_into(pid):
+        argv = user.argv("/usr/bin/python3", "-c", TRY, pid)
+        return set(subprocess.run(argv, capture_output=True, check=True, text=True).stdout.split())
+
+    with Command([build / "cloudtaser", "mount", mount, *how], user.home, user=user) as command:
+        command.until(lambda: f" {mount} " in pathlib.Path("/proc/self/mountinfo").read_text(), "the mount")
+        assert ways_into(command.pid) == set()
+    with Command(["sleep", "1000"], user.home, user=user) as other:
+        other.until(lambda: pathlib.Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n", "sleep")
+        # ptrace and its like may be closed to everybody but parents (Yama).
+        assert ways_into(other.pid) >= {"fd", "environ", "maps"}
 
 
 # --- code in the daemon's context

@@ -182,8 +182,11 @@ def test_no_secret_in_readable_memory_at_any_stage(scene, cloudtaser, cloudtaser
         answer, raw = status(cloudtaser, daemon)
         assert answer["secret_memory"]["kind"] == "memfd_secret"
         scene.scanner.in_bytes(raw, f"{stage}: status")
-        for name, data in files_of(daemon.pid).items():
+        shown = files_of(daemon.pid)
+        for name, data in shown.items():
             scene.scanner.in_bytes(data, f"{stage}: /proc/PID/{name}")
+        # An open descriptor of secret memory could be taken (pidfd_getfd) and mapped.
+        assert b"secretmem" not in shown["fd"]
 
     daemon = stages(scene, cloudtaser, cloudtaserd, look)
     assert len(seen) == 8
