@@ -50,6 +50,7 @@ enum {
 	OTHERS_EVERY_NS = 20 * 1000,
 	OTHERS_RUN = 64, /* requests of one device before the others get their turn */
 	INIT_WAIT_S = 10,
+	NOTIFIER_STACK = 128 * 1024,
 };
 
 struct fs_device {
@@ -408,7 +409,7 @@ static int serving_start(struct fs_server *s, struct serving *t, bool notifier, 
 	if (!t->bounce)
 		return err_set(e, ENOMEM, "cannot lock a reply buffer: raise RLIMIT_MEMLOCK (ulimit -l)");
 	if (notifier)
-		return secthread_start("fuse-notice", notifying_thread, t, 128 * 1024, &t->thread, e);
+		return secthread_start("fuse-notice", notifying_thread, t, NOTIFIER_STACK, &t->thread, e);
 	/* Pages that are pinned while the kernel fills them: not secret memory. Requests hold names, no values. */
 	void *p = mmap(NULL, REQUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
