@@ -2,6 +2,10 @@
 """Mounts that go while files are open, and come back."""
 
 import os
+import random
+import subprocess
+import threading
+import time
 
 import pytest
 from faults import ask, status
@@ -45,3 +49,32 @@ def test_what_somebody_else_mounts_there_later_stays(cloudtaserd, openbao, tmp_p
     assert os.path.ismount(where) and (where / "mounts/one/x").read_text() == "1"
     os.close(held)
     assert second.stop() == 0
+
+
+def test_a_mount_may_go_while_others_come(cloudtaserd, openbao, tmp_path):
+    """What the kernel asks of a new mount is answered by the thread that is being told of the other one's end."""
+    openbao.put("mounts/one", {"x": "1"})
+    paths = [tmp_path / f"m{i}" for i in range(4)]
+    for path in paths:
+        path.mkdir()
+
+    def config(n):
+        entries = [{"path": str(path), "vault": "bao", "secrets": ["mounts/one"]} for path in paths[:n]]
+        return {"vaults": {"bao": vault(openbao)}, "mounts": entries}
+
+    def takes_away(after):
+        time.sleep(after)
+        subprocess.run(["fusermount3", "-uz", str(paths[0])], capture_output=True)
+
+    daemon = cloudtaserd(config(1))
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        daemon.reload(config(1))
+        other = threading.Thread(target=takes_away, args=[random.random() * 0.004])
+        other.start()
+        began = time.monotonic()
+        daemon.reload(config(4))
+        took = time.monotonic() - began
+        other.join()
+        assert took < 5, daemon.tail()
+        assert all((path / "mounts/one/x").read_text() == "1" for path in paths[1:])
