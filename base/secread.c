@@ -12,14 +12,14 @@ int sec_read_fd(int fd, size_t max, char **ret, size_t *ret_len, struct err *e)
 	size_t cap = 1024, len = 0;
 	cleanup_sec char *buf = sec_malloc(cap);
 	if (!buf)
-		return err_set(e, ENOMEM, "out of secret memory");
+		return err_set(e, ENOMEM, "out of secret memory: raise RLIMIT_MEMLOCK (ulimit -l)");
 	for (;;) {
 		if (len + 1 >= cap) {
 			if (len > max)
 				return err_set(e, EMSGSIZE, "more than %zu bytes", max);
 			char *bigger = sec_realloc(buf, cap * 2);
 			if (!bigger)
-				return err_set(e, ENOMEM, "out of secret memory");
+				return err_set(e, ENOMEM, "out of secret memory: raise RLIMIT_MEMLOCK (ulimit -l)");
 			buf = bigger;
 			cap *= 2;
 		}

@@ -12,7 +12,7 @@ static int keep(const void *p, size_t n, struct secbuf **ret, struct err *e)
 {
 	struct secbuf *b = secbuf_from(p, n);
 	if (!b)
-		return err_set(e, ENOMEM, "out of secret memory");
+		return err_set(e, ENOMEM, "out of secret memory: raise RLIMIT_MEMLOCK (ulimit -l)");
 	*ret = b;
 	return 0;
 }
@@ -27,7 +27,7 @@ int fs_view_json(const struct vault_secret *s, struct secbuf **ret, struct err *
 	size_t n = 0;
 	cleanup_sec char *text = j ? json_print(j, true, &n) : NULL;
 	if (!text)
-		return err_set(e, ENOMEM, "out of secret memory");
+		return err_set(e, ENOMEM, "out of secret memory: raise RLIMIT_MEMLOCK (ulimit -l)");
 	text[n] = '\n'; /* where the NUL was; the length is what counts */
 	return keep(text, n + 1, ret, e);
 }
@@ -43,7 +43,7 @@ int fs_view_base64(const struct vault_field *f, struct secbuf **ret, struct err 
 {
 	cleanup_sec unsigned char *out = sec_malloc(f->len / 4 * 3 + 4);
 	if (!out)
-		return err_set(e, ENOMEM, "out of secret memory");
+		return err_set(e, ENOMEM, "out of secret memory: raise RLIMIT_MEMLOCK (ulimit -l)");
 	size_t n = 0;
 	const char *end = NULL;
 	const char *text = (const char *)f->value;
