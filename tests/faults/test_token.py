@@ -8,7 +8,6 @@ import pathlib
 import pytest
 from faults import (
     NEVER,
-    SECRETS,
     error_of,
     fails_to_refresh,
     fill,
@@ -20,7 +19,6 @@ from faults import (
     reads_error,
     value,
 )
-from peers.process import wait_until
 
 # What a mount of everything needs.
 ALL = {"secret/data/*": ["read"], "secret/metadata/*": ["read", "list"]}
@@ -135,18 +133,3 @@ def test_a_secret_is_deleted_and_written_again(bao, site):
         fill(bao, 2)
         reads(one, value(2, "single/only"))
         s.has(2)
-
-
-def test_every_name_is_where_it_should_be(bao, site):
-    """What the other tests call known: a check of the tests themselves."""
-    s = site(bao)
-    found = sorted(str(p.relative_to(s.mount)) for p in s.files)
-    assert found == ["app/db/password", "app/db/username", "app/web/key", "one/only"]
-    assert sum(len(fields) for fields in SECRETS.values()) == len(found)
-    with s.watched(judge=False) as watch:
-        bao.put("single", {"only": "something else"})
-        wait_until(lambda: watch.hammer.failed, 10, "the readers to see a wrong value")
-        fill(bao, 1)
-    assert watch.seen["wrong"] and not watch.seen["failures"]
-    with pytest.raises(AssertionError):
-        watch.judged()

@@ -26,15 +26,9 @@ static const struct {
 	const char *name;
 	unsigned nr;
 } watched[] = {
-	{ "socket", SYS_socket },
-	{ "connect", SYS_connect },
-	{ "bind", SYS_bind },
-	{ "listen", SYS_listen },
-	{ "sendmsg", SYS_sendmsg },
-	{ "sendmmsg", SYS_sendmmsg },
-	{ "setns", SYS_setns },
-	{ "unshare", SYS_unshare },
-	{ "io_uring_setup", SYS_io_uring_setup },
+	{ "socket", SYS_socket }, { "connect", SYS_connect }, { "bind", SYS_bind },
+	{ "listen", SYS_listen }, { "sendmsg", SYS_sendmsg }, { "sendmmsg", SYS_sendmmsg },
+	{ "setns", SYS_setns },	  { "unshare", SYS_unshare }, { "io_uring_setup", SYS_io_uring_setup },
 	{ "sendto", SYS_sendto }, /* last: only with an address */
 };
 enum { N = sizeof watched / sizeof *watched };
