@@ -5,9 +5,11 @@ import base64
 import binascii
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import secrets
+import socket
 import struct
 import subprocess
 
@@ -230,3 +232,15 @@ def traced(pid):
         "TracerPid:\t0\n" not in pathlib.Path(f"/proc/{pid}/task/{tid}/status").read_text()
         for tid in os.listdir(f"/proc/{pid}/task")
     )
+
+
+def ask(daemon, verb, **more):
+    """Asks a daemon over its control socket (docs/formats/control.md): (result, the bytes of the answer)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.settimeout(30)
+        control.connect(str(daemon.control))
+        control.send(json.dumps({"v": 1, "verb": verb, **more}).encode())
+        raw = control.recv(1 << 16)
+    answer = json.loads(raw)
+    assert answer["ok"], answer
+    return answer["result"], raw

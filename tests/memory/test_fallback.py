@@ -6,7 +6,7 @@ import os
 
 import pytest
 from harness import programs
-from memory import forms, text_canary
+from memory import ask, forms, text_canary
 
 # As on a kernel that has no memfd_secret. -D: the daemon stays our child, strace its grandchild.
 NO_MEMFD_SECRET = ("-e", "trace=memfd_secret", "-e", "inject=memfd_secret:error=ENOSYS")
@@ -33,9 +33,7 @@ def vault(cloudtaser, tmp_path):
     return config, mount, value, {**forms("value", value), **forms("passphrase", passphrase)}
 
 
-def test_preferred_falls_back_to_locked_memory_that_root_reads_and_says_so(
-    vault, cloudtaser, cloudtaserd, scanner, root, tmp_path
-):
+def test_preferred_falls_back_to_locked_memory_that_root_reads_and_says_so(vault, cloudtaserd, scanner, root, tmp_path):
     config, mount, value, patterns = vault
     config["secret_memory"] = "preferred"
     strace = ("strace", "-D", "-f", "-qq", "-o", tmp_path / "strace", *NO_MEMFD_SECRET)
@@ -47,8 +45,7 @@ def test_preferred_falls_back_to_locked_memory_that_root_reads_and_says_so(
     elsewhere = [str(hit) for hit in result.hits if not {"lo", "dd", "dc"} <= set(hit.mapping.flags)]
     assert not elsewhere, "\n".join(elsewhere)
     assert not result.secret
-    done = cloudtaser("status", "-o", "json", "-c", daemon.config_file)
-    said = next(d for d in json.loads(done.stdout)["daemons"] if d["pid"] == daemon.pid)
+    said, _ = ask(daemon, "status")
     assert said["secret_memory"]["kind"] == "locked"
     assert {c["name"]: c["state"] for c in said["checks"]}["secret memory"] == "no"
     assert b"memfd_secret is not available" in daemon.log.read_bytes()

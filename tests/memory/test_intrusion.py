@@ -214,6 +214,17 @@ def test_another_process_of_the_same_user_does_not_get_in(user, build, cloudtase
         assert ways_into(other.pid) >= {"fd", "environ", "maps"}
 
 
+def test_a_descriptor_that_is_handed_on_reads_nothing(target, user):
+    """Access is asked of who reads, at each read."""
+    running = target()
+    for who, text in (("root", running.password), ("somebody else", b"")):
+        argv = ["cat"] if who == "root" else user.argv("cat")
+        with open(running.mount / "app/db/password", "rb") as file:
+            done = subprocess.run(argv, stdin=file, capture_output=True)
+        assert done.stdout == text, who
+        assert (b"Permission denied" in done.stderr) == (not text)
+
+
 # --- code in the daemon's context
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 
 import pytest
-from memory import Scanner, files_of, forms, key_patterns, text_canary, traced
+from memory import Scanner, ask, files_of, forms, key_patterns, text_canary, traced
 from peers.openbao import OpenBao
 
 DEADLINE = 30
@@ -115,12 +115,6 @@ def scene(bao, scanner, tmp_path):
     yield Scene(bao, path, old, new, token, mount, config, scanner(patterns))
 
 
-def status(cloudtaser, daemon):
-    done = cloudtaser("status", "-o", "json", "-c", daemon.config_file)
-    assert done.returncode == 0, done.stderr
-    return next(d for d in json.loads(done.stdout)["daemons"] if d["pid"] == daemon.pid), done.stdout
-
-
 def until(check, what):
     end = time.monotonic() + DEADLINE
     while not check():
@@ -128,7 +122,7 @@ def until(check, what):
         time.sleep(0.02)
 
 
-def stages(scene, cloudtaser, cloudtaserd, look, env=None):
+def stages(scene, cloudtaserd, look, env=None):
     """The life of a secret; look(daemon, name of the stage) at each point of it."""
     daemon = cloudtaserd(scene.config, env=env)
     look(daemon, "after start")
@@ -154,14 +148,13 @@ def stages(scene, cloudtaser, cloudtaserd, look, env=None):
 
     scene.bao.stop()
     try:
-        until(lambda: stale(status(cloudtaser, daemon)[0]), "that the daemon misses its vault")
+        until(lambda: stale(ask(daemon, "status")[0]), "that the daemon misses its vault")
         assert scene.read_all() == scene.new.password
         look(daemon, "while the vault is gone")
     finally:
         scene.bao.start()
 
-    done = cloudtaser("umount", scene.mount, "-c", daemon.config_file)
-    assert done.returncode == 0, done.stderr
+    ask(daemon, "umount", path=str(scene.mount))
     assert not os.path.ismount(scene.mount)
     look(daemon, "after umount")
     return daemon
@@ -172,14 +165,14 @@ def stale(status):
 
 
 @pytest.mark.deadline(240)
-def test_no_secret_in_readable_memory_at_any_stage(scene, cloudtaser, cloudtaserd):
+def test_no_secret_in_readable_memory_at_any_stage(scene, cloudtaserd):
     """Value (old, new, binary, large), token and client key: nowhere, from the start to the end."""
     seen = []
 
     def look(daemon, stage):
         seen.append(stage)
         scene.scanner.clean(daemon.pid, stage)
-        answer, raw = status(cloudtaser, daemon)
+        answer, raw = ask(daemon, "status")
         assert answer["secret_memory"]["kind"] == "memfd_secret"
         scene.scanner.in_bytes(raw, f"{stage}: status")
         shown = files_of(daemon.pid)
@@ -188,7 +181,7 @@ def test_no_secret_in_readable_memory_at_any_stage(scene, cloudtaser, cloudtaser
         # An open descriptor of secret memory could be taken (pidfd_getfd) and mapped.
         assert b"secretmem" not in shown["fd"]
 
-    daemon = stages(scene, cloudtaser, cloudtaserd, look)
+    daemon = stages(scene, cloudtaserd, look)
     assert len(seen) == 8
     assert daemon.stop() == 0
     log = daemon.log.read_bytes()
@@ -197,15 +190,15 @@ def test_no_secret_in_readable_memory_at_any_stage(scene, cloudtaser, cloudtaser
 
 
 @pytest.mark.deadline(240)
-def test_the_same_scan_finds_every_category_without_secret_memory(scene, cloudtaser, cloudtaserd):
+def test_the_same_scan_finds_every_category_without_secret_memory(scene, cloudtaserd):
     """CLOUDTASER_SECRET_MEMORY=off: the scan above can fail, in each category and at each stage."""
     found = {}
 
     def look(daemon, stage):
         found[stage] = scene.scanner.scan(daemon.pid)
-        assert status(cloudtaser, daemon)[0]["secret_memory"]["kind"] == "none"
+        assert ask(daemon, "status")[0]["secret_memory"]["kind"] == "none"
 
-    stages(scene, cloudtaser, cloudtaserd, look, env={"CLOUDTASER_SECRET_MEMORY": "off"})
+    stages(scene, cloudtaserd, look, env={"CLOUDTASER_SECRET_MEMORY": "off"})
     for stage, result in found.items():
         assert result.found("token"), f"{stage}: the token is not found"
         assert result.found("private key"), f"{stage}: the client's private key is not found"
@@ -218,14 +211,14 @@ def test_the_same_scan_finds_every_category_without_secret_memory(scene, cloudta
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_debug_log_argv_environ_and_status_hold_nothing(form, scene, cloudtaser, cloudtaserd):
+def test_debug_log_argv_environ_and_status_hold_nothing(form, scene, cloudtaserd):
     """Also when things go wrong, which is when most is logged: another token, no vault."""
     scene.config["log"]["format"] = form
     daemon = cloudtaserd(scene.config, arguments=["--log-level", "debug", "--log-format", form])
     assert scene.read_all() == scene.old.password
     token_file = scene.config["vaults"]["eu"]["token_file"]
     scene.bao.revoke(scene.token)
-    until(lambda: b"token" in status(cloudtaser, daemon)[1].split(b"last_error")[-1], "word of the dead token")
+    until(lambda: b"token" in ask(daemon, "status")[1].split(b"last_error")[-1], "word of the dead token")
     assert (scene.secret / "password").read_bytes() == scene.old.password, "served from memory"
     other = scene.bao.reader({f"secret/data/{scene.path}": ["read"]})
     pathlib.Path(token_file).write_text(other + "\n")
@@ -235,9 +228,9 @@ def test_debug_log_argv_environ_and_status_hold_nothing(form, scene, cloudtaser,
     look.clean(daemon.pid, "with a second token")
     scene.bao.stop()
     try:
-        until(lambda: not status(cloudtaser, daemon)[0]["vaults"][0]["reachable"], "that the daemon misses its vault")
+        until(lambda: not ask(daemon, "status")[0]["vaults"][0]["reachable"], "that the daemon misses its vault")
         look.clean(daemon.pid, "without a vault")
-        look.in_bytes(status(cloudtaser, daemon)[1], "status")
+        look.in_bytes(ask(daemon, "status")[1], "status")
         for name, data in files_of(daemon.pid).items():
             look.in_bytes(data, f"/proc/PID/{name}")
     finally:
