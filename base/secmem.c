@@ -184,6 +184,8 @@ static int reserve(struct err *e)
 		       0);
 	if (p == MAP_FAILED)
 		return err_sys(e, errno, "cannot reserve addresses for secret memory");
+	/* Nothing is there to dump but 4 GiB of nothing; segments of the fallback say it for themselves. */
+	(void)madvise(p, (size_t)SEC_SLOTS * SEC_SLOT, MADV_DONTDUMP);
 	/* Whole slots, so that a slot is found by a shift; the range itself need not be aligned. */
 	sec_base = p;
 	return 0;

@@ -107,6 +107,9 @@ static int look(void *arg, const char *socket, struct err *e)
 	struct err one = ERR_INIT;
 	struct json *answer = NULL;
 	int r = cli_ask_daemon(socket, "status", NULL, &answer, &one);
+	/* A daemon that is ending hangs up; asked again, it is not there. */
+	if (r == -EPROTO || r == -ECONNRESET || r == -EPIPE)
+		r = cli_ask_daemon(socket, "status", NULL, &answer, &one);
 	if (cli_daemon_absent(r))
 		return 0;
 	if (r < 0) {

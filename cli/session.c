@@ -129,6 +129,7 @@ static int make_variable(const struct session *s, const char *name, size_t name_
 	if (text == MAP_FAILED)
 		return err_sys(e, errno, "mmap");
 	(void)madvise(text, VARIABLE_MAX + 1, MADV_DONTDUMP);
+	(void)mlock(text, VARIABLE_MAX + 1); /* for the moment until exec; where the limit is used up, without */
 	memcpy(text, name, name_len);
 	text[name_len] = '=';
 	size_t n = name_len + 1;
