@@ -35,7 +35,7 @@ from peers.process import die_with_parent, end, wait_until  # noqa: E402
 
 BUILD = ROOT / os.environ.get("BUILD", "build")
 DELAY_MS = 20
-FOREIGN = 0.1  # of all cores: what others may use while readers are measured
+FOREIGN = 0.05  # of all cores: what others may use while readers are measured
 
 
 class Failed(Exception):
