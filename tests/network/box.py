@@ -27,6 +27,7 @@ import tempfile
 
 from harness import programs
 from observers import CLONE_NEWNET, NAMED_ADDRESS, RESOLVER, VAULT_NAME, Calls, Namespace, Packets, Relay, Resolver
+from peers.process import wait_until
 
 VAULT_ADDRESS, VAULT_PORT = "192.0.2.10", 8200
 
@@ -215,9 +216,14 @@ class Box:
     def _of_peers(self, flows, seen):
         for peer, connections in self.peers.items():
             where = f"{peer[0]}:{peer[1]}"
+            sent = any(first and destination == peer for _, _, destination, first in flows)
+            if sent and connections:
+                # Whoever connected may be gone before the other end has taken the connection.
+                with contextlib.suppress(AssertionError):
+                    wait_until(connections, 5, "the peer")
             if connections and not connections():
                 yield f"nobody connected to {where}"
-            if not any(first and destination == peer for _, _, destination, first in flows):
+            if not sent:
                 yield f"no packet to {where} was seen"
         stream = [c for c in seen if c.name == "connect" and c.type == socket.SOCK_STREAM]
         if self.peers and not any(c.family in (socket.AF_INET, socket.AF_INET6) for c in stream):
