@@ -34,6 +34,9 @@ enum {
 	SPAN_PAGES_BIG = 8,
 	SEGMENT_PAGES = SEC_SLOT_PAGES - 1,
 	BATCH = 32,
+	LARGE_BINS = 9, /* large blocks of up to 8 pages are kept at hand, too: buffers of TLS and HTTP */
+	LARGE_KEEP = 3,
+	ASK_MAX = 8,
 	NONE = UINT32_MAX,
 };
 
@@ -48,6 +51,9 @@ struct page {
 	uint32_t npages; /* of the span; of a huge block */
 	uint16_t nfree, nblocks;
 	uint32_t prev, next; /* partly used spans of a class */
+	uint16_t carved;     /* blocks that were ever handed out; those behind were never touched */
+	uint8_t asked;	     /* how often the kernel was asked about the pages of a large block */
+	bool touched;	     /* of each page: it has been written since its segment was mapped */
 	void *free;
 };
 
@@ -72,11 +78,13 @@ static struct arena arenas[2] = {
 static struct page *pages;
 static _Atomic size_t used_bytes;
 
+struct bin {
+	void *head;
+	unsigned n;
+};
+
 struct cache {
-	struct {
-		void *head;
-		unsigned n;
-	} bin[CLASSES];
+	struct bin bin[CLASSES], large[LARGE_BINS]; /* by class; by pages */
 	bool registered;
 };
 static __thread struct cache cache;
@@ -203,6 +211,8 @@ static struct segment *segment_add(struct arena *a)
 		return NULL;
 	struct segment *s = &a->segments[a->n_segments++];
 	*s = (struct segment){ .first = page_of(p), .nfree = SEGMENT_PAGES };
+	for (uint32_t i = 0; i < SEGMENT_PAGES; i++)
+		pages[s->first + i].touched = false;
 	return s;
 }
 
@@ -224,10 +234,19 @@ static uint32_t span_alloc(unsigned arena, unsigned n, enum page_kind kind)
 	pages_mark(seg, (unsigned)at, n, true);
 	uint32_t first = seg->first + (uint32_t)at;
 	pages[first] = (struct page){
-		.kind = (uint8_t)kind, .arena = (uint8_t)arena, .npages = n, .prev = NONE, .next = NONE
+		.kind = (uint8_t)kind,
+		.arena = (uint8_t)arena,
+		.npages = n,
+		.prev = NONE,
+		.next = NONE,
+		.touched = pages[first].touched,
 	};
 	for (unsigned i = 1; i < n; i++)
-		pages[first + i] = (struct page){ .kind = (uint8_t)kind, .back = (uint8_t)i };
+		pages[first + i] = (struct page){
+			.kind = (uint8_t)kind,
+			.back = (uint8_t)i,
+			.touched = pages[first + i].touched,
+		};
 	return first;
 }
 
@@ -243,7 +262,7 @@ static void span_free(unsigned arena, uint32_t first)
 		return;
 	struct segment *s = &a->segments[i];
 	for (unsigned k = 0; k < n; k++)
-		pages[first + k] = (struct page){ .kind = PAGE_FREE };
+		pages[first + k] = (struct page){ .kind = PAGE_FREE, .touched = pages[first + k].touched };
 	pages_mark(s, first - s->first, n, false);
 	if (s->nfree < SEGMENT_PAGES || a->n_segments == 1)
 		return;
@@ -289,13 +308,28 @@ static uint32_t small_span(unsigned arena, unsigned cls)
 	p->nblocks = p->nfree = (uint16_t)((size_t)n * SEC_PAGE / size);
 	for (unsigned i = 1; i < n; i++)
 		pages[span + i].cls = (uint8_t)cls;
-	uint8_t *mem = page_address(span);
-	for (unsigned i = p->nblocks; i-- > 0;) {
-		store_link(mem + i * size, p->free);
-		p->free = mem + i * size;
-	}
 	partial_push(&arenas[arena], span);
 	return span;
+}
+
+/* Takes one block: one that was given back, or the next that was never touched. */
+static void *block_take(uint32_t span)
+{
+	struct page *p = &pages[span];
+	void *b = p->free;
+	if (b)
+		p->free = load_link(b);
+	else
+		b = (uint8_t *)page_address(span) + (size_t)p->carved++ * class_size[p->cls];
+	p->nfree--;
+	return b;
+}
+
+/* Would the next block be the first on its page? A page that nobody touched yet costs a fault that every core feels. */
+static bool needs_fresh_page(const struct page *p)
+{
+	size_t begin = (size_t)p->carved * class_size[p->cls], end = begin + class_size[p->cls];
+	return !p->free && (begin + SEC_PAGE - 1) / SEC_PAGE < (end + SEC_PAGE - 1) / SEC_PAGE;
 }
 
 /* Up to `want` blocks as a list; returns how many. */
@@ -305,7 +339,8 @@ static unsigned central_take(unsigned arena, unsigned cls, unsigned want, void *
 	SCOPED_LOCK(&a->lock);
 	void *list = NULL;
 	unsigned n = 0;
-	while (n < want) {
+	bool enough = false;
+	while (n < want && !enough) {
 		uint32_t span = a->partial[cls];
 		if (span == NONE) {
 			if (n)
@@ -315,15 +350,16 @@ static unsigned central_take(unsigned arena, unsigned cls, unsigned want, void *
 				break;
 		}
 		struct page *p = &pages[span];
-		while (p->free && n < want) {
-			void *b = p->free;
-			p->free = load_link(b);
-			p->nfree--;
+		while (p->nfree && n < want && !enough) {
+			enough = n && needs_fresh_page(p);
+			if (enough)
+				break;
+			void *b = block_take(span);
 			store_link(b, list);
 			list = b;
 			n++;
 		}
-		if (!p->free)
+		if (!p->nfree)
 			partial_remove(a, span);
 	}
 	count(n * (ssize_t)class_size[cls]);
@@ -349,11 +385,44 @@ static void *central_give(unsigned arena, void *list, unsigned n)
 		/* One wholly free span of a class stays, so that a block taken and given again and again costs nothing. */
 		if (p->nfree == p->nblocks && (p->prev != NONE || p->next != NONE)) {
 			partial_remove(a, span);
-			memset(page_address(span), 0, (size_t)p->npages * SEC_PAGE); /* the links */
+			memset(page_address(span), 0, (size_t)p->carved * class_size[p->cls]); /* the links */
 			span_free(arena, span);
 		}
 	}
 	return list;
+}
+
+static void cache_register(void)
+{
+	if (!cache.registered) {
+		cache.registered = true;
+		(void)pthread_setspecific(cache_key, &cache);
+	}
+}
+
+static void *cache_pop(struct bin *bin)
+{
+	void *b = bin->head;
+	bin->head = load_link(b);
+	bin->n--;
+	return b;
+}
+
+static void cache_push(struct bin *bin, void *b)
+{
+	store_link(b, bin->head);
+	bin->head = b;
+	bin->n++;
+}
+
+/* A wiped large block goes back to its segment. */
+static void large_free(void *p)
+{
+	uint32_t span = page_of(p);
+	unsigned arena = pages[span].arena;
+	count(-(ssize_t)pages[span].npages * SEC_PAGE);
+	SCOPED_LOCK(&arenas[arena].lock);
+	span_free(arena, span);
 }
 
 static void cache_flush_all(void *unused)
@@ -365,6 +434,13 @@ static void cache_flush_all(void *unused)
 		cache.bin[c].head = NULL;
 		cache.bin[c].n = 0;
 	}
+	for (unsigned n = 0; n < LARGE_BINS; n++) {
+		while (cache.large[n].n) {
+			void *b = cache_pop(&cache.large[n]);
+			store_link(b, NULL);
+			large_free(b);
+		}
+	}
 	cache.registered = false;
 }
 
@@ -375,41 +451,35 @@ static unsigned cache_max(unsigned cls)
 
 static void *small_alloc(unsigned cls)
 {
-	if (!cache.bin[cls].n) {
-		if (!cache.registered) {
-			cache.registered = true;
-			(void)pthread_setspecific(cache_key, &cache);
-		}
-		cache.bin[cls].n = central_take(ARENA_WORK, cls, cache_max(cls) / 2, &cache.bin[cls].head);
-		if (!cache.bin[cls].n)
+	struct bin *bin = &cache.bin[cls];
+	if (!bin->n) {
+		cache_register();
+		bin->n = central_take(ARENA_WORK, cls, cache_max(cls) / 2, &bin->head);
+		if (!bin->n)
 			return NULL;
 	}
-	void *b = cache.bin[cls].head;
-	cache.bin[cls].head = load_link(b);
-	cache.bin[cls].n--;
-	return b;
+	return cache_pop(bin);
 }
 
 static void small_free(void *b, unsigned cls)
 {
+	struct bin *bin = &cache.bin[cls];
 	memset(b, 0, class_size[cls]);
 	__asm__ volatile("" : : "r"(b) : "memory");
-	if (!cache.registered) {
-		cache.registered = true;
-		(void)pthread_setspecific(cache_key, &cache);
-	}
-	store_link(b, cache.bin[cls].head);
-	cache.bin[cls].head = b;
-	if (++cache.bin[cls].n >= cache_max(cls)) {
+	cache_register();
+	cache_push(bin, b);
+	if (bin->n >= cache_max(cls)) {
 		unsigned n = cache_max(cls) / 2;
-		cache.bin[cls].head = central_give(ARENA_WORK, cache.bin[cls].head, n);
-		cache.bin[cls].n -= n;
+		bin->head = central_give(ARENA_WORK, bin->head, n);
+		bin->n -= n;
 	}
 }
 
 static void *large_alloc(unsigned arena, size_t n)
 {
 	size_t np = (n + SEC_PAGE - 1) / SEC_PAGE;
+	if (arena == ARENA_WORK && np < LARGE_BINS && cache.large[np].n)
+		return cache_pop(&cache.large[np]);
 	if (np <= SEGMENT_PAGES) {
 		SCOPED_LOCK(&arenas[arena].lock);
 		uint32_t span = span_alloc(arena, (unsigned)np, PAGE_LARGE);
@@ -449,6 +519,35 @@ static void *block_alloc(unsigned arena, size_t n)
 	return p;
 }
 
+/*
+ * Wipes the pages of a large block. Of pages not known to have been written the kernel is asked: a fresh one is zero,
+ * and touching it would cost a fault that every core feels.
+ */
+static void wipe_large(uint32_t first, unsigned n)
+{
+	unsigned char there[SEC_SLOT_PAGES];
+	for (unsigned i = 0, end; i < n; i = end) {
+		bool touched = pages[first + i].touched;
+		for (end = i + 1; end < n && pages[first + end].touched == touched; end++)
+			;
+		/* A block that comes again and again is not asked about for ever. */
+		if (touched || pages[first].asked >= ASK_MAX ||
+		    mincore(page_address(first + i), (size_t)(end - i) * SEC_PAGE, there) < 0) {
+			mem_wipe(page_address(first + i), (size_t)(end - i) * SEC_PAGE);
+			for (unsigned k = i; k < end; k++)
+				pages[first + k].touched = true;
+			continue;
+		}
+		pages[first].asked++;
+		for (unsigned k = i; k < end; k++) {
+			if (!(there[k - i] & 1))
+				continue;
+			mem_wipe(page_address(first + k), SEC_PAGE);
+			pages[first + k].touched = true;
+		}
+	}
+}
+
 static void block_free(void *p)
 {
 	uint32_t span = span_of(p);
@@ -465,15 +564,16 @@ static void block_free(void *p)
 			central_give(pg->arena, p, 1);
 		}
 		break;
-	case PAGE_LARGE: {
-		unsigned arena = pg->arena;
-		size = (size_t)pg->npages * SEC_PAGE;
-		mem_wipe(p, size);
-		count(-(ssize_t)size);
-		SCOPED_LOCK(&arenas[arena].lock);
-		span_free(arena, span);
+	case PAGE_LARGE:
+		wipe_large(span, pg->npages);
+		if (pg->arena == ARENA_WORK && pg->npages < LARGE_BINS && cache.large[pg->npages].n < LARGE_KEEP) {
+			cache_register();
+			cache_push(&cache.large[pg->npages], p);
+			pages[span].touched = true;
+		} else {
+			large_free(p);
+		}
 		break;
-	}
 	case PAGE_HUGE:
 		size = (size_t)pg->npages * SEC_PAGE;
 		pg->kind = PAGE_FREE;

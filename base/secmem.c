@@ -134,9 +134,23 @@ void *sec_map(size_t bytes, bool at_end)
 	return p;
 }
 
+void sec_wipe_pages(void *p, size_t bytes)
+{
+	enum { AT_ONCE = 256 };
+	unsigned char there[AT_ONCE];
+	for (size_t at = 0; at < bytes; at += (size_t)AT_ONCE * SEC_PAGE) {
+		uint8_t *from = (uint8_t *)p + at;
+		size_t n = bytes - at < (size_t)AT_ONCE * SEC_PAGE ? bytes - at : (size_t)AT_ONCE * SEC_PAGE;
+		bool known = mincore(from, n, there) == 0;
+		for (size_t i = 0; i < n / SEC_PAGE; i++)
+			if (!known || (there[i] & 1))
+				mem_wipe(from + i * SEC_PAGE, SEC_PAGE);
+	}
+}
+
 void sec_unmap(void *p, size_t bytes)
 {
-	mem_wipe(p, bytes);
+	sec_wipe_pages(p, bytes);
 	/* Back to reserved: a plain munmap would let somebody else's mapping appear between segments. */
 	(void)mmap(p, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 	slots_give((unsigned)((size_t)((uint8_t *)p - sec_base) / SEC_SLOT), slots_for(bytes));

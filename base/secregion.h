@@ -29,6 +29,8 @@ static inline bool sec_in_region(const void *p)
  */
 void *sec_map(size_t bytes, bool at_end);
 void sec_unmap(void *p, size_t bytes); /* wipes first */
+/* Wipes whole pages, those that were ever touched: a fresh one is zero, and its fault would interrupt every core. */
+void sec_wipe_pages(void *p, size_t bytes);
 
 void secheap_init(void);
 size_t secheap_used(void);

@@ -32,12 +32,12 @@ static struct fs_node *node_new(struct fs_nodes *t, const char *name, enum fs_ki
 		t->by_id = p;
 		t->cap = cap;
 	}
-	cleanup_free struct fs_node *n = calloc(1, sizeof *n);
-	cleanup_free char *copy = strdup(name);
+	size_t len = strlen(name) + 1;
+	cleanup_free struct fs_node *n = calloc(1, sizeof *n + len);
 	cleanup_free struct fs_dir *dir = kind == FS_DIR ? calloc(1, sizeof *dir) : NULL;
-	if (!n || !copy || (kind == FS_DIR && !dir))
+	if (!n || (kind == FS_DIR && !dir))
 		return NULL;
-	n->name = TAKE_PTR(copy);
+	memcpy(n->name, name, len);
 	n->kind = kind;
 	n->dir = TAKE_PTR(dir);
 	n->id = t->n + 1;
@@ -74,8 +74,8 @@ void fs_nodes_free(struct fs_nodes *t)
 			free(n->dir->kids);
 			free(n->dir);
 		}
-		free(n->field);
-		free(n->name);
+		if (n->field != n->name)
+			free(n->field);
 		free(n);
 	}
 	free(t->by_id);
@@ -137,7 +137,7 @@ struct fs_node *fs_node_add(struct fs_nodes *t, struct fs_node *dir, const char 
 	}
 	struct fs_dir *d = dir->dir;
 	if (d->n_kids == d->cap_kids) {
-		size_t cap = d->cap_kids ? d->cap_kids * 2 : 8;
+		size_t cap = d->cap_kids ? d->cap_kids * 2 : 2;
 		struct fs_node **p = realloc(d->kids, cap * sizeof *p);
 		if (!p)
 			return NULL;
@@ -166,6 +166,25 @@ struct fs_node *fs_node_add(struct fs_nodes *t, struct fs_node *dir, const char 
 	t->bucket[n->hash & (t->n_buckets - 1)] = n;
 	d->kids[d->n_kids++] = n;
 	return n;
+}
+
+int fs_node_set_field(struct fs_node *n, const char *field, size_t len)
+{
+	if (n->field && n->field_len == len && memcmp(n->field, field, len) == 0)
+		return 0;
+	char *now = n->name;
+	if (strlen(n->name) != len || memcmp(n->name, field, len) != 0) {
+		now = malloc(len + 1);
+		if (!now)
+			return -ENOMEM;
+		memcpy(now, field, len);
+		now[len] = 0;
+	}
+	if (n->field != n->name)
+		free(n->field);
+	n->field = now;
+	n->field_len = len;
+	return 0;
 }
 
 void fs_node_path(const struct fs_node *n, char *out, size_t size)

@@ -38,7 +38,6 @@ struct fs_node {
 	struct fs_node *parent;
 	struct fs_node *hash_next;
 	const struct config_secret *rule; /* modes, owners, renames; NULL: the mount's own */
-	char *name;			  /* as shown */
 	uint32_t hash;
 	enum fs_kind kind : 8;
 	bool gone;
@@ -48,12 +47,13 @@ struct fs_node {
 	bool asked;	    /* optional: `hidden` is the vault's word, not a beginning */
 	bool mark;	    /* while children are made anew */
 	struct fs_dir *dir; /* FS_DIR */
-	char *field;	    /* FS_FIELD: the raw name in the secret */
+	char *field;	    /* FS_FIELD: the raw name in the secret; `name` itself where they are the same */
 	size_t field_len;
 	/* Files: the size of the newest version seen, and which that was. */
 	uint64_t size_id, size;
 	int64_t mtime;
 	struct fs_handle *handles; /* open versions */
+	char name[];		   /* as shown */
 };
 
 struct fs_nodes;
@@ -66,6 +66,8 @@ struct fs_node *fs_node_by_id(struct fs_nodes *t, uint64_t id); /* NULL when the
 struct fs_node *fs_node_child(struct fs_nodes *t, const struct fs_node *dir, const char *name); /* also gone ones */
 /* The child of that name, made if need be (kind and dir or field are the caller's to set). NULL on ENOMEM. */
 struct fs_node *fs_node_add(struct fs_nodes *t, struct fs_node *dir, const char *name, enum fs_kind kind);
+/* Sets the raw name of a field. -ENOMEM. */
+int must_use fs_node_set_field(struct fs_node *n, const char *field, size_t len);
 /* The path below the mount, for messages: "app/db/password". Cut to fit. */
 void fs_node_path(const struct fs_node *n, char *out, size_t size);
 

@@ -326,8 +326,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 		return;
 	}
 	count(&m->reads);
-	/* What a private mapping reads comes in whole pages; so do large buffers, and then the notice is for nothing. */
-	if (size % 4096 == 0 && off % 4096 == 0)
+	/* read(2) past the page cache names its lock owner; what fills the cache (a mapping, sendfile) has none. */
+	if (fi->lock_owner == 0)
 		atomic_store_explicit(&h->paged, true, memory_order_relaxed);
 	size_t at = off < 0 || (uint64_t)off > h->len ? h->len : (size_t)off;
 	size_t n = h->len - at < size ? h->len - at : size;

@@ -262,6 +262,11 @@ static int visible_child(struct fs_tree *t, struct fs_node *dir, const char *nam
 			 struct fs_node **ret)
 {
 	struct fs_node *n = fs_node_child(t->nodes, dir, name);
+	if (!n && (strcmp(name, ".json") == 0 || strcmp(name, ".version") == 0)) {
+		if (fs_sync_views(t, dir) < 0)
+			return -ENOMEM;
+		n = fs_node_child(t->nodes, dir, name);
+	}
 	if (!n || n->gone)
 		return -ENOENT;
 	if (n->optional && n->asked)
@@ -361,7 +366,7 @@ int fs_tree_opendir(struct fs_tree *t, uint64_t dir_id, struct fs_wait *w)
 		if (r == -ENOENT || r == -EIO || r == -EACCES)
 			r = 0; /* not shown */
 	}
-	return r;
+	return r < 0 ? r : fs_sync_views(t, dir);
 }
 
 int fs_tree_readdir(struct fs_tree *t, uint64_t dir_id, uint64_t offset, fs_tree_fill_fn *fn, void *arg)
@@ -372,8 +377,11 @@ int fs_tree_readdir(struct fs_tree *t, uint64_t dir_id, uint64_t offset, fs_tree
 		return -ENOENT;
 	if (dir->kind != FS_DIR)
 		return -ENOTDIR;
-	if (offset == 0)
+	if (offset == 0) {
 		fs_sync_cached(t, dir);
+		if (fs_sync_views(t, dir) < 0)
+			return -ENOMEM;
+	}
 	struct stat st;
 	for (uint64_t i = offset; i < 2; i++) {
 		fill_stat(t, i == 1 && dir->parent ? dir->parent : dir, &st);

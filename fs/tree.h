@@ -59,7 +59,7 @@ int must_use fs_tree_readdir(struct fs_tree *t, uint64_t dir, uint64_t offset, f
 struct fs_handle {
 	const uint8_t *data;
 	size_t len;
-	_Atomic bool paged; /* read in whole pages: the caller's to use */
+	_Atomic bool paged; /* read into the page cache: the caller's to use */
 	/* private */
 	struct fs_node *node;
 	struct fs_handle *prev, *next;

@@ -46,6 +46,8 @@ int fs_sync_dir(struct fs_tree *t, struct fs_node *dir, const struct vault_listi
 void fs_sync_cached(struct fs_tree *t, struct fs_node *dir);
 /* What the vault lists of a folder that it does not know: nothing. */
 extern const struct vault_listing fs_no_names;
+/* Makes the views .json and .version of a directory whose secret is known: few are ever looked at. -ENOMEM. */
+int must_use fs_sync_views(struct fs_tree *t, struct fs_node *dir);
 /* Brings size and time of a file up to the version s. */
 void fs_sync_size(struct fs_tree *t, struct fs_node *n, struct vault_secret *s);
 bool fs_node_is_binary(const struct fs_node *n);

@@ -82,6 +82,22 @@ static const char *field_name(const struct config_secret *rule, const struct vau
 	return NULL;
 }
 
+static const char *view_name(enum fs_kind kind)
+{
+	return kind == FS_JSON ? ".json" : ".version";
+}
+
+int fs_sync_views(struct fs_tree *t, struct fs_node *dir)
+{
+	for (int k = FS_JSON; dir->dir->secret_id && k <= FS_VERSION; k++) {
+		struct fs_node *n = fs_node_add(t->nodes, dir, view_name((enum fs_kind)k), (enum fs_kind)k);
+		if (!n)
+			return -ENOMEM;
+		n->rule = dir->rule;
+	}
+	return 0;
+}
+
 static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secret *s)
 {
 	char shown[FS_NAME_MAX + 1];
@@ -107,28 +123,22 @@ static int sync_fields(struct fs_tree *t, struct fs_node *dir, struct vault_secr
 			return -ENOMEM;
 		n->mark = true;
 		n->rule = dir->rule;
-		if (!n->field || n->field_len != f->name_len || memcmp(n->field, f->name, f->name_len) != 0) {
-			char *copy = malloc(f->name_len + 1);
-			if (!copy)
-				return -ENOMEM;
-			memcpy(copy, f->name, f->name_len);
-			copy[f->name_len] = 0;
-			free(n->field);
-			n->field = copy;
-			n->field_len = f->name_len;
-		}
+		if (fs_node_set_field(n, f->name, f->name_len) < 0)
+			return -ENOMEM;
 		if (!fs_node_is_binary(n)) {
 			n->size = f->len;
 			n->size_id = vault_secret_id(s);
 			n->mtime = vault_secret_created(s);
 		}
 	}
+	/* The views are made when somebody looks (fs_sync_views); those that were, stay. */
 	for (int k = FS_JSON; k <= FS_VERSION; k++) {
-		struct fs_node *n = fs_node_add(t->nodes, dir, k == FS_JSON ? ".json" : ".version", (enum fs_kind)k);
-		if (!n)
-			return -ENOMEM;
-		n->mark = true;
-		n->rule = dir->rule;
+		struct fs_node *n = fs_node_child(t->nodes, dir, view_name((enum fs_kind)k));
+		if (n) {
+			n->gone = false;
+			n->mark = true;
+			n->rule = dir->rule;
+		}
 	}
 	char text[160];
 	if (refused) {

@@ -196,7 +196,7 @@ static void test_whole_vault(void)
 	      st.st_uid == 7);
 	CHECK(look(t, "app", &st) == 0 && st.st_mode == (S_IFDIR | 0500) && st.st_gid == 8);
 	CHECK(strcmp(list(t, "app"), "db/ ") == 0);
-	CHECK(strcmp(list(t, "app/db"), "password user .json .version other/ user%/ ") == 0);
+	CHECK(strcmp(list(t, "app/db"), "password user other/ user%/ .json .version ") == 0);
 	fs_tree_unref(t);
 }
 
@@ -266,7 +266,7 @@ static void test_versions(void)
 	fs_tree_close(t, old);
 	CHECK(look(t, "v/x", &st) == 0 && st.st_size == 5);
 	fs_tree_close(t, gone);
-	CHECK(strcmp(list(t, "v"), "x .json .version new ") == 0);
+	CHECK(strcmp(list(t, "v"), "x new .json .version ") == 0);
 	fs_tree_unref(t);
 }
 
