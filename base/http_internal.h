@@ -13,7 +13,7 @@
 #include "base/tls.h"
 
 enum {
-	HTTP_CONNECTIONS_MAX = 34,
+	HTTP_CONNECTIONS_MAX = 44,
 	HTTP_CONNECTIONS_MIN = 2,
 	/* Bytes of secret memory that one more TLS connection takes at its peak: tests/vault/test_openbao.py measures. */
 	HTTP_CONNECTION_COST = 96 * 1024,

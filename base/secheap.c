@@ -5,7 +5,7 @@
  * Our own and not jemalloc with extent hooks: Debian's libjemalloc takes over the whole process's malloc as soon as it
  * is linked, and it neither wipes what is freed nor keeps guard pages. tests/bench/heap.c shows what this one costs.
  *
- *   segment   1 MiB less a guard page, from sec_map; belongs to one arena
+ *   segment   256 KiB less a guard page, from sec_map; belongs to one arena
  *   span      1 to 255 pages of a segment: either blocks of one size class, or one large block
  *   huge      larger than a segment: mapped alone, unmapped when freed
  *

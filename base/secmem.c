@@ -3,7 +3,7 @@
  * The region. A range of 4 GiB of addresses is reserved without access; segments of memfd_secret are mapped into it as
  * they are needed, because RLIMIT_MEMLOCK counts what is mapped, and the size of one such file cannot change once set.
  * One range makes "is this pointer secret memory" two comparisons, and leaves an unmapped page at the end of every
- * 1 MiB slot. The descriptor is closed right after mmap: an open one could be taken with pidfd_getfd and mapped.
+ * 256 KiB slot. The descriptor is closed right after mmap: an open one could be taken with pidfd_getfd and mapped.
  */
 #include "base/secregion.h"
 

@@ -10,9 +10,9 @@
 
 enum {
 	SEC_PAGE = 4096,
-	SEC_SLOT = 1 << 20, /* segments lie in slots of this size; the last page of every slot stays unmapped */
+	SEC_SLOT = 256 << 10, /* segments lie in slots of this size; the last page of every slot stays unmapped */
 	SEC_SLOT_PAGES = SEC_SLOT / SEC_PAGE,
-	SEC_SLOTS = 4096, /* 4 GiB of addresses */
+	SEC_SLOTS = 16384, /* 4 GiB of addresses */
 };
 
 extern uint8_t *sec_base; /* NULL before secmem_init and with SECMEM_OFF */

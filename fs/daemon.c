@@ -13,6 +13,7 @@
 #include "fs/mountpoint.h"
 #include "vault/control.h"
 
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -63,6 +64,8 @@ static void cache_changed(void *arg, struct vault_backend *b, const char *path, 
 
 int fs_daemon_new(const struct fs_daemon_conf *conf, struct fs_daemon **ret, struct err *e)
 {
+	/* Few threads allocate little: arenas of their own would only hold memory back. */
+	(void)mallopt(M_ARENA_MAX, 1);
 	struct fs_daemon *d = calloc(1, sizeof *d);
 	if (!d)
 		return err_set(e, ENOMEM, "out of memory");

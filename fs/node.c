@@ -183,7 +183,7 @@ int fs_node_set_field(struct fs_node *n, const char *field, size_t len)
 	if (n->field != n->name)
 		free(n->field);
 	n->field = now;
-	n->field_len = len;
+	n->field_len = (uint32_t)len;
 	return 0;
 }
 

@@ -39,6 +39,7 @@ struct fs_node {
 	struct fs_node *hash_next;
 	const struct config_secret *rule; /* modes, owners, renames; NULL: the mount's own */
 	uint32_t hash;
+	uint32_t field_len;
 	enum fs_kind kind : 8;
 	bool gone;
 	bool pinned;   /* from the configuration: listings do not take it away */
@@ -48,7 +49,6 @@ struct fs_node {
 	bool mark;	    /* while children are made anew */
 	struct fs_dir *dir; /* FS_DIR */
 	char *field;	    /* FS_FIELD: the raw name in the secret; `name` itself where they are the same */
-	size_t field_len;
 	/* Files: the size of the newest version seen, and which that was. */
 	uint64_t size_id, size;
 	int64_t mtime;
