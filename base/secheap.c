@@ -244,6 +244,7 @@ static uint32_t span_alloc(unsigned arena, unsigned n, enum page_kind kind)
 	for (unsigned i = 1; i < n; i++)
 		pages[first + i] = (struct page){
 			.kind = (uint8_t)kind,
+			.arena = (uint8_t)arena,
 			.back = (uint8_t)i,
 			.touched = pages[first + i].touched,
 		};
@@ -461,11 +462,25 @@ static void *small_alloc(unsigned cls)
 	return cache_pop(bin);
 }
 
+/* Most blocks are small, and a call of memset costs more than wiping them. */
+static void wipe_small(void *b, size_t size)
+{
+	typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+	if (size > 256) {
+		memset(b, 0, size);
+		__asm__ volatile("" : : "r"(b) : "memory");
+		return;
+	}
+	for (pair *p = b, *end = p + size / sizeof *p; p < end; p++) {
+		*p = (pair){ 0 };
+		__asm__ volatile("" : : : "memory"); /* or the compiler makes it that call */
+	}
+}
+
 static void small_free(void *b, unsigned cls)
 {
 	struct bin *bin = &cache.bin[cls];
-	memset(b, 0, class_size[cls]);
-	__asm__ volatile("" : : "r"(b) : "memory");
+	wipe_small(b, class_size[cls]);
 	cache_register();
 	cache_push(bin, b);
 	if (bin->n >= cache_max(cls)) {
@@ -550,8 +565,7 @@ static void wipe_large(uint32_t first, unsigned n)
 
 static void block_free(void *p)
 {
-	uint32_t span = span_of(p);
-	struct page *pg = &pages[span];
+	struct page *pg = &pages[page_of(p)]; /* of a small block any page of its span, else the first */
 	size_t size;
 	switch (pg->kind) {
 	case PAGE_SMALL:
@@ -565,11 +579,11 @@ static void block_free(void *p)
 		}
 		break;
 	case PAGE_LARGE:
-		wipe_large(span, pg->npages);
+		wipe_large(page_of(p), pg->npages);
 		if (pg->arena == ARENA_WORK && pg->npages < LARGE_BINS && cache.large[pg->npages].n < LARGE_KEEP) {
 			cache_register();
 			cache_push(&cache.large[pg->npages], p);
-			pages[span].touched = true;
+			pg->touched = true;
 		} else {
 			large_free(p);
 		}
