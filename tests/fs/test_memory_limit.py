@@ -59,7 +59,7 @@ def limited(kib):
 def test_too_little_is_told_at_start(place, build, user):
     mount, config = place
     started = refused = 0
-    for kib in range(3000, 3700, 50):
+    for kib in range(1000, 3700, 150):
         began = time.monotonic()
         try:
             daemon = Daemon(build / "cloudtaserd", config, user.home / str(kib), user=user, prefix=limited(kib))
