@@ -175,7 +175,7 @@ void fs_daemon_free_vault(struct fs_daemon *d, struct daemon_vault *v)
 struct daemon_vault *fs_daemon_find_vault(struct fs_daemon *d, const char *name)
 {
 	for (struct daemon_vault *v = d->vaults; v; v = v->next)
-		if (!v->retired && strcmp(v->name, name) == 0)
+		if (strcmp(v->name, name) == 0)
 			return v;
 	return NULL;
 }

@@ -47,7 +47,7 @@ static struct daemon_mount *present(struct fs_daemon *d, const char *path)
 	return NULL;
 }
 
-/* The vaults of the configuration that are new or changed, opened; the old ones of the same name retired. */
+/* The vaults of the configuration that are new or changed, opened; nothing that runs is touched yet. */
 static int open_vaults(struct fs_daemon *d, const struct config *c, struct daemon_vault **ret_fresh, struct err *e)
 {
 	for (size_t i = 0; i < c->n_vaults; i++) {

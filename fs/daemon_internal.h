@@ -16,7 +16,6 @@ struct daemon_vault {
 	char *name;
 	char *settings; /* all of its configuration as one string; NULL when a command opened it */
 	struct vault_backend *backend;
-	bool retired; /* replaced, waits for its mounts to go */
 };
 
 struct daemon_mount {

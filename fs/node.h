@@ -4,7 +4,7 @@
  *
  * A node lives as long as its table: a name that goes away is marked gone and comes back as the same node, so that the
  * kernel's node numbers and a reader's directory offsets stay true and FORGET needs no bookkeeping. The price: every name
- * there ever was costs some 300 bytes until the mount ends (`names` in `status`), without a bound. Knows neither FUSE nor
+ * there ever was costs some 200 bytes until the mount ends (`names` in `status`), without a bound. Knows neither FUSE nor
  * vault. Field names and paths are no secrets: ordinary memory.
  * Thread rules: the owner's lock.
  */
